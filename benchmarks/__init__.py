@@ -1,0 +1,1 @@
+"""Benchmarks and on-device validation; run from the repository root as ``python -m benchmarks.NAME``."""

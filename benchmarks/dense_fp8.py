@@ -1,0 +1,62 @@
+"""Speed of the dense FP8 kernel on the recorded shapes, beside cuBLASLt, DeepGEMM and the hardware's floor.
+
+Run from the repository root on a Hopper GPU; the whole set takes under two minutes::
+
+    python -m benchmarks.dense_fp8                       # writes benchmarks/results/<date>_<gpu>_dense_fp8.{json,md}
+    python -m benchmarks.dense_fp8 --shapes 64x576x7168,4096x7168x2048 --out /tmp/results
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from . import compare
+from .checks import Kernels
+from .harness import Shape
+
+SPEC = "specs/fp8_gemm_nt.yaml"
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = _parse(argv)
+    kernels = Kernels(options.spec)
+    shapes = compare.baseline_shapes(options.shapes, options.quick)
+    seconds = _build(kernels, shapes)
+    print(f"built the plans of {len({(s.n, s.k) for s in shapes})} (N, K) pairs in {seconds:.1f} s", file=sys.stderr)
+    rows = compare.measure(
+        shapes,
+        lambda x: kernels.get(x.b.shape[0], x.b.shape[1]).bind(x.a, x.sa, x.b, x.sb, out=x.out),
+        with_cublas=not options.no_cublas,
+        budget_s=options.budget,
+    )
+    paths = compare.write(rows, "dense_fp8", options.out)
+    print(compare.table(rows))
+    print(compare.summary_text(rows))
+    print("wrote", *paths)
+    return 1 if any(map(compare.failed, rows)) or len(rows) < len(shapes) else 0
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--spec", default=SPEC, help="spec file to compile")
+    parser.add_argument("--shapes", default="", metavar="MxNxK,…", help="these instead of the recorded 63")
+    parser.add_argument("--quick", action="store_true", help="two (N, K) pairs only")
+    parser.add_argument("--no-cublas", action="store_true", help="skip cuBLASLt; DeepGEMM's times stay as recorded")
+    parser.add_argument("--budget", type=float, default=120.0, help="seconds after which no shape is begun")
+    parser.add_argument("--out", type=Path, default=None, help="folder of the results (benchmarks/results)")
+    return parser.parse_args(argv)
+
+
+def _build(kernels: Kernels, shapes: list[Shape]) -> float:
+    """Compile every plan before anything is timed; seconds it took."""
+    started = time.monotonic()
+    for n, k in {(s.n, s.k) for s in shapes}:
+        kernels.get(n, k).plan().compile()
+    return time.monotonic() - started
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,207 @@
+"""Emitters of Hopper's control ops: barriers, roles, loops, loads. Each names a template and fills its fields."""
+
+from __future__ import annotations
+
+from gemmgen.backends.sm90 import ops
+from gemmgen.backends.sm90.names import barrier, dim, offset, stage_address
+from gemmgen.emit.emission import Emission, Helper, emits, helpers
+from gemmgen.ir.core import Module, Op
+
+TARGET = "sm90"
+
+
+def statement(text: str, note: str, *names: str) -> Emission:
+    """One statement with a comment that says why it stands there."""
+    return Emission("statement", {"text": text, "note": note}, helpers(*names))
+
+
+@emits(ops.BarriersOp, TARGET)
+def _barriers(op: ops.BarriersOp, module: Module) -> Emission:
+    return statement(f"const uint32_t {op.result.name} = smem + {offset(op.area)};",
+                     f"one mbarrier per stage; {op.arrivals} arrivals and all expected bytes end a phase")  # fmt: skip
+
+
+@emits(ops.InitBarriersOp, TARGET)
+def _init_barriers(op: ops.InitBarriersOp, module: Module) -> Emission:
+    areas = {area.name: area.stages for area in module.attr("areas")}
+    declared = {o.result: o for o in module.body.ops if isinstance(o, ops.BarriersOp)}
+    groups = [{"name": value.name, "stages": areas[declared[value].area], "arrivals": declared[value].arrivals}
+              for value in op.barriers]  # fmt: skip
+    return Emission("init_barriers", {"groups": groups}, helpers("mbarrier_init", "fence_barrier_init"))
+
+
+@emits(ops.SyncOp, TARGET)
+def _sync(op: ops.SyncOp, module: Module) -> Emission:
+    if op.scope == "cta":
+        return statement("__syncthreads();", "all threads of the CTA meet")
+    return statement("cluster_sync();", "all threads of the cluster meet", "cluster_sync")
+
+
+@emits(ops.GridWaitOp, TARGET)
+def _grid_wait(op: ops.GridWaitOp, module: Module) -> Emission:
+    return statement("grid_dependency_wait();", "the kernels before this one have written what it reads",
+                     "grid_dependency")  # fmt: skip
+
+
+@emits(ops.GridLaunchOp, TARGET)
+def _grid_launch(op: ops.GridLaunchOp, module: Module) -> Emission:
+    return statement("grid_dependency_launch();", "the next kernel may start", "grid_dependency")
+
+
+@emits(ops.DispatchOp, TARGET)
+def _dispatch(op: ops.DispatchOp, module: Module) -> Emission:
+    return Emission("dispatch", {"separator": " else "})
+
+
+@emits(ops.WarpsOp, TARGET)
+def _warps(op: ops.WarpsOp, module: Module) -> Emission:
+    last = op.first + op.count - 1
+    if op.count == 1:
+        condition, who = f"warp == {op.first}", f"warp {op.first}"
+    elif op.first == 0:
+        condition, who = f"warp < {op.count}", f"warps 0 to {last}"
+    else:
+        condition, who = f"warp >= {op.first} && warp <= {last}", f"warps {op.first} to {last}"
+    if op.elect:
+        condition, who = f"{condition} && elect_one()", f"one thread of {who}"
+    fields = {"condition": condition, "who": who, "label": op.label}
+    return Emission("warps", fields, helpers("elect_one") if op.elect else ())
+
+
+@emits(ops.SetRegistersOp, TARGET)
+def _set_registers(op: ops.SetRegistersOp, module: Module) -> Emission:
+    if op.grow:
+        return statement(f"take_registers<{op.count}>();", "take the registers that the loading warps gave up",
+                         "set_registers")  # fmt: skip
+    return statement(f"give_registers<{op.count}>();", "give registers to the multiplying warps", "set_registers")
+
+
+@emits(ops.CursorOp, TARGET)
+def _cursor(op: ops.CursorOp, module: Module) -> Emission:
+    return statement(f"RingCursor {op.result.name};", "this role's place in the ring", "ring_cursor")
+
+
+@emits(ops.AdvanceOp, TARGET)
+def _advance(op: ops.AdvanceOp, module: Module) -> Emission:
+    return statement(f"{op.cursor.name}.advance<{op.stages}>();", "next stage", "ring_cursor")
+
+
+@emits(ops.TileLoopOp, TARGET)
+def _tile_loop(op: ops.TileLoopOp, module: Module) -> Emission:
+    launch: ops.Launch = module.attr("launch")
+    cluster_m, cluster_n = op.cluster
+    along_m = op.raster_along == "m"
+    index_m, index_n = ("position.along", "position.across") if along_m else ("position.across", "position.along")
+    fields = {
+        "m0": op.body.args[0].name,
+        "n0": op.body.args[1].name,
+        "tiles_m": f"({dim(op.rows)} + {op.tile[0] * cluster_m - 1}u) / {op.tile[0] * cluster_m}u",
+        "tiles_n": f"({dim(op.cols)} + {op.tile[1] * cluster_n - 1}u) / {op.tile[1] * cluster_n}u",
+        "index_m": _share(index_m, cluster_m),
+        "index_n": _share(index_n, cluster_n),
+        "tile_m": op.tile[0],
+        "tile_n": op.tile[1],
+        "first": _per_cluster("blockIdx.x", launch.cluster),
+        "step": _per_cluster("gridDim.x", launch.cluster),
+        "group": op.raster_group,
+        "along": "tiles_m" if along_m else "tiles_n",
+        "across": "tiles_n" if along_m else "tiles_m",
+        "axis": op.raster_along,
+    }
+    return Emission("tile_loop", fields, helpers("rasterize"))
+
+
+def _share(index: str, ctas: int) -> str:
+    """The tile index of this CTA when ``ctas`` CTAs of the cluster take neighbouring tiles."""
+    return index if ctas == 1 else f"({index} * {ctas} + rank)"
+
+
+def _per_cluster(index: str, cluster: int) -> str:
+    return index if cluster == 1 else f"{index} / {cluster}"
+
+
+@emits(ops.KLoopOp, TARGET)
+def _k_loop(op: ops.KLoopOp, module: Module) -> Emission:
+    fields = {"k0": op.body.args[0].name, "extent": dim(op.extent), "step": op.step}
+    if op.parts == 1:
+        return Emission("k_loop", fields)
+    blocks = f"({dim(op.extent)} + {op.step - 1}u) / {op.step}u"
+    return Emission("k_loop_part", {**fields, "blocks": blocks, "parts": op.parts})
+
+
+@emits(ops.WaitOp, TARGET)
+def _wait(op: ops.WaitOp, module: Module) -> Emission:
+    parity = f"{op.cursor.name}.phase ^ 1" if op.flip else f"{op.cursor.name}.phase"
+    note = "until every reader has released the stage" if op.flip else "until the stage is loaded"
+    return statement(f"mbarrier_wait({barrier(op.barriers, op.cursor)}, {parity});", note, "mbarrier_wait")
+
+
+@emits(ops.ExpectOp, TARGET)
+def _expect(op: ops.ExpectOp, module: Module) -> Emission:
+    return statement(f"mbarrier_expect({barrier(op.barriers, op.cursor)}, {op.transfer_bytes});",
+                     "bytes that will land in this stage", "mbarrier_expect")  # fmt: skip
+
+
+@emits(ops.TmaLoadOp, TARGET)
+def _tma_load(op: ops.TmaLoadOp, module: Module) -> Emission:
+    address, to = stage_address(op.area, op.cursor), barrier(op.barriers, op.cursor)
+    if op.multicast == 1:
+        text = f"tma_load({address}, &{op.map.name}, {to}, {op.col.name}, {op.row.name});"
+        return statement(text, f"{op.rows} rows of {op.area}", "tma_load")
+    rows = op.rows // op.multicast
+    fields = {
+        "address": address, "share_bytes": rows * op.row_bytes, "map": op.map.name, "barrier": to,
+        "col": op.col.name, "row": op.row.name, "share_rows": rows, "area": op.area, "ctas": op.multicast,
+        "mask": f"0x{(1 << op.multicast) - 1:x}",
+    }  # fmt: skip
+    return Emission("tma_load_multicast", fields, helpers("tma_load_multicast"))
+
+
+@emits(ops.CopyScalesOp, TARGET)
+def _copy_scales(op: ops.CopyScalesOp, module: Module) -> Emission:
+    fields = {
+        "address": stage_address(op.area, op.cursor), "source": op.source.name, "count": op.count,
+        "row_stride": op.row_stride.name, "col_stride": op.col_stride.name,
+        "first": _block_index(op.row.name, op.block[0]), "column": _block_index(op.col.name, op.block[1]),
+        "limit": dim(op.limit),
+    }  # fmt: skip
+    return Emission("copy_scales", fields, helpers("copy_async_4"))
+
+
+def _block_index(position: str, block: int) -> str:
+    return position if block == 1 else f"{position} / {block}"
+
+
+@emits(ops.CopyArriveOp, TARGET)
+def _copy_arrive(op: ops.CopyArriveOp, module: Module) -> Emission:
+    return statement(f"copy_async_arrive({barrier(op.barriers, op.cursor)});",
+                     "arrive when this lane's copies have landed", "copy_async_arrive")  # fmt: skip
+
+
+@emits(ops.ReleaseOp, TARGET)
+def _release(op: ops.ReleaseOp, module: Module) -> Emission:
+    to = barrier(op.barriers, op.cursor)
+    if op.cluster == 1:
+        return Emission("release", {"barrier": to}, helpers("mbarrier_arrive"))
+    return Emission("release_cluster", {"barrier": to, "ctas": op.cluster}, helpers("mbarrier_arrive_cluster"))
+
+
+def wgmma_helper(template: str, columns: int, a_dtype: str, b_dtype: str) -> Helper:
+    """The device function of one wgmma shape: its register operands are spelled out."""
+    count = columns // 2
+    fields = (
+        ("columns", columns),
+        ("count", count),
+        ("types", f"{a_dtype}.{b_dtype}"),
+        ("suffix", f"m64n{columns}k32_{a_dtype}_{b_dtype}"),
+        ("registers", ", ".join(f"%{index}" for index in range(count))),
+        ("outputs", tuple(range(count))),
+        ("desc_a", f"%{count}"),
+        ("desc_b", f"%{count + 1}"),
+    )
+    return Helper(template, fields)
+
+
+def children(op: Op) -> tuple[Op, ...]:
+    """The ops directly inside an op's regions."""
+    return tuple(inner for region in op.all_regions for inner in region.ops)

@@ -1,0 +1,104 @@
+"""Hopper's arithmetic as pure functions: barrier arrivals, transaction bytes, descriptors, registers, legality.
+
+Facts and their sources: HARDWARE.md sections 1 to 4, 8 and 10.
+"""
+
+from __future__ import annotations
+
+from gemmgen.errors import ScheduleError
+
+WGMMA_ROWS = 64
+MMA_K_BYTES = 32
+WARP_THREADS = 32
+GROUP_WARPS = 4
+GROUP_THREADS = GROUP_WARPS * WARP_THREADS
+SWIZZLE_BYTES = 128
+SWIZZLE_ATOM_BYTES = 1024
+MATRIX_COLS = 8
+MAX_THREADS = 1024
+REGISTER_STEP = 8
+MIN_REGISTERS = 24
+MAX_REGISTERS = 256
+REGISTERS_PER_SM = 65536
+OTHER_REGISTERS = 40
+"""Registers a multiplying thread needs beside its accumulators: addresses, loop state, scales."""
+
+EXCHANGE_PAD = 8
+EXCHANGE_PAD_TRANSPOSED = 4
+"""Floats that pad a row of the exchange tile: lanes of a warp then hit different banks, and rows stay 16-B aligned."""
+
+
+def accumulator_registers(columns: int) -> int:
+    """Registers per thread of one 64 × ``columns`` FP32 wgmma accumulator."""
+    return WGMMA_ROWS * columns // GROUP_THREADS
+
+
+def wgmma_descriptor_high(swizzle_bytes: int) -> int:
+    """Bits 32..63 of the shared-memory descriptor of a dense K-major tile: stride of 8 rows, and the swizzle code."""
+    code = {128: 1, 64: 2, 32: 3}[swizzle_bytes]
+    return (8 * swizzle_bytes >> 4) | (code << 30)
+
+
+def full_arrivals(bulk: bool, lanes: bool) -> int:
+    """Arrivals per phase of a "full" barrier: one for the bulk loads of this CTA, one per lane that copies scales."""
+    return int(bulk) + WARP_THREADS * int(lanes)
+
+
+def empty_arrivals(math_warps: int, cluster: int) -> int:
+    """Arrivals per phase of an "empty" barrier: one per multiplying warp of every CTA that shares the stage."""
+    return math_warps * cluster
+
+
+def launch_registers(threads: int) -> int:
+    """Registers per thread that a launch of ``threads`` threads, one CTA per SM, can give; a multiple of 8."""
+    return min(REGISTERS_PER_SM // threads // REGISTER_STEP * REGISTER_STEP, MAX_REGISTERS - 1)
+
+
+def check_mma_tile(rows: int, columns: int, warpgroups: int) -> None:
+    """Raise ScheduleError unless wgmma can compute a ``rows`` × ``columns`` tile with ``warpgroups`` warpgroups."""
+    if rows % (WGMMA_ROWS * warpgroups) or rows < 1:
+        raise ScheduleError("wgmma multiplies 64 rows per warpgroup", where="schedule.tile", got=f"{rows} rows for "
+                            f"{warpgroups} warpgroups", need=f"a multiple of {WGMMA_ROWS * warpgroups}",
+                            fix="change tile or warps.math")  # fmt: skip
+    if columns % 8 or not 8 <= columns <= 256:
+        raise ScheduleError("wgmma's N side", where="schedule.tile", got=f"{columns} columns",
+                            need="a multiple of 8 from 8 to 256", fix="change tile")  # fmt: skip
+
+
+def check_registers(rows: int, columns: int, warpgroups: int, promoted: bool, limit: int) -> None:
+    """Raise ScheduleError when accumulators do not fit into ``limit`` registers per thread.
+
+    A promoted tile needs its FP32 sum, and one 64-row partial sum at a time.
+    """
+    waves = rows // WGMMA_ROWS // warpgroups
+    need = accumulator_registers(columns) * (waves + int(promoted)) + OTHER_REGISTERS
+    if need > limit:
+        raise ScheduleError("accumulators do not fit into registers", where="schedule.tile",
+                            got=f"about {need} registers per thread", need=f"at most {limit}",
+                            fix="use a smaller tile, or more math warpgroups")  # fmt: skip
+
+
+def check_setmaxnreg(role_registers: list[int], threads: int) -> None:
+    """Raise ScheduleError unless the warpgroups' registers are legal and fit into the SM.
+
+    Args:
+        role_registers: registers per thread of each warpgroup.
+        threads: threads per CTA, which fix what the launch gives.
+    """
+    for count in role_registers:
+        if count % REGISTER_STEP or not MIN_REGISTERS <= count <= MAX_REGISTERS:
+            raise ScheduleError("setmaxnreg", where="schedule.registers", got=count,
+                                need=f"a multiple of 8 from {MIN_REGISTERS} to {MAX_REGISTERS}")  # fmt: skip
+    pool = launch_registers(threads) * len(role_registers)
+    if sum(role_registers) > pool:
+        raise ScheduleError("the warpgroups want more registers than the launch gives", where="schedule.registers",
+                            got=f"{role_registers} = {sum(role_registers)} per thread column", need=f"at most {pool}",
+                            fix="lower registers.math")  # fmt: skip
+
+
+def store_slab_columns(columns: int) -> int:
+    """Columns of 16-bit elements of one TMA store: the widest of 64, 32, 16, 8 that divides the tile."""
+    for width in (64, 32, 16):
+        if columns % width == 0:
+            return width
+    raise ScheduleError("columns of the output tile", where="schedule.tile", got=columns, need="a multiple of 16")

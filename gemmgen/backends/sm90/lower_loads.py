@@ -1,0 +1,92 @@
+"""Lowering of a loading step: acquire, bulk loads and scale copies, commit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gemmgen.backends.sm90 import hardware as hw
+from gemmgen.backends.sm90.ops import CopyArriveOp, CopyScalesOp, ExpectOp, TmaLoadOp, WaitOp, WarpsOp
+from gemmgen.errors import IRError
+from gemmgen.ir.async_ops import AsyncLoadOp, AsyncLoadScalesOp, Buffer, Engine
+from gemmgen.ir.builder import Builder
+from gemmgen.ir.core import Op, Value
+from gemmgen.ir.tile_ops import extents, mem
+from gemmgen.ir.types import SCALAR_BITS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from gemmgen.backends.sm90.lowering import Context
+
+
+class LoadLowering:
+    """Lowers the loads of one step of K for one role."""
+
+    def __init__(self, ir: Builder, ctx: Context) -> None:
+        self.ir, self.ctx = ir, ctx
+
+    def step(self, ops: Sequence[Op], cursor: Value, *, alone: bool) -> None:
+        """Emit the step; ``alone``: the role does nothing else, so its warp needs no guard."""
+        bulk = [op for op in ops if isinstance(op, AsyncLoadOp)]
+        lanes = [op for op in ops if isinstance(op, AsyncLoadScalesOp)]
+        if bulk:
+            self._guarded("load", 0, not alone, lambda: self._bulk(bulk, cursor), elect=True)
+        if lanes:
+            self._guarded("scales", 1 if bulk else 0, not alone, lambda: self._lanes(lanes, cursor), elect=False)
+
+    def _guarded(self, label: str, warp: int, guard: bool, emit: Callable[[], None], *, elect: bool) -> None:
+        if not guard:
+            emit()
+            return
+        with self.ir.region() as body:
+            emit()
+        self.ir.add(WarpsOp, label=label, first=warp, count=1, elect=elect, body=body.region)
+
+    def _bulk(self, ops: Sequence[AsyncLoadOp], cursor: Value) -> None:
+        """Wait for a free stage, say how many bytes will land in it, and start the loads."""
+        ir, ctx = self.ir, self.ctx
+        ir.add(WaitOp, barriers=ctx.empty, cursor=cursor, flip=True)
+        total = sum(b.tile_bytes for b in ctx.ring.buffers if b.engine is Engine.BULK)
+        ir.add(ExpectOp, barriers=ctx.full, cursor=cursor, transfer_bytes=total)
+        for op in ops:
+            buffer = ctx.ring.buffer(op.buffer)
+            rows, row_bytes = _box(buffer)
+            if rows % (8 * op.multicast):
+                raise IRError("a multicast box is split into equal shares of whole swizzle atoms", got=f"{rows} rows "
+                              f"over {op.multicast} CTAs", need=f"a multiple of {8 * op.multicast}")  # fmt: skip
+            columns = extents_of(buffer)[1]
+            tensor_map = ctx.map(op.source, (columns, rows // op.multicast), f"{hw.SWIZZLE_BYTES}B")
+            with ir.at(op.origin):
+                ir.add(TmaLoadOp, map=tensor_map, barriers=ctx.full, cursor=cursor, row=op.row, col=op.col,
+                       area=buffer.name, rows=rows, row_bytes=row_bytes, multicast=op.multicast)  # fmt: skip
+
+    def _lanes(self, ops: Sequence[AsyncLoadScalesOp], cursor: Value) -> None:
+        """Wait for a free stage, start the copies, and arrive when they have landed."""
+        ir, ctx = self.ir, self.ctx
+        ir.add(WaitOp, barriers=ctx.empty, cursor=cursor, flip=True)
+        for op in ops:
+            buffer = ctx.ring.buffer(op.buffer)
+            with ir.at(op.origin):
+                ir.add(CopyScalesOp, source=ctx.pointer(op.source), row_stride=ctx.stride(op.source, 0),
+                       col_stride=ctx.stride(op.source, 1), cursor=cursor, row=op.row, col=op.col, area=buffer.name,
+                       count=extents_of(buffer)[0], block=op.block, limit=mem(op.source).shape[0])  # fmt: skip
+        ir.add(CopyArriveOp, barriers=ctx.full, cursor=cursor)
+
+
+def extents_of(buffer: Buffer) -> tuple[int, ...]:
+    """The extents of a buffer's tile."""
+    return extents(Value(buffer.name, buffer.type))
+
+
+def _box(buffer: Buffer) -> tuple[int, int]:
+    """Rows of a buffer's tile, and bytes of one of its rows.
+
+    Raises:
+        IRError: a row is not one swizzle span wide.
+    """
+    rows, columns = extents_of(buffer)
+    row_bytes = columns * SCALAR_BITS[mem(Value(buffer.name, buffer.type)).dtype.name] // 8
+    if row_bytes != hw.SWIZZLE_BYTES:
+        raise IRError("a K step is one swizzle span wide", got=f"{row_bytes} bytes", need=hw.SWIZZLE_BYTES,
+                      fix="change the tile's K extent")  # fmt: skip
+    return rows, row_bytes

@@ -1,0 +1,203 @@
+"""Lowering of what the multiplying warps do: wgmma with promotion, and the three ways a tile leaves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gemmgen.backends.sm90 import hardware as hw
+from gemmgen.backends.sm90.math_ops import (
+    BlockScalesOp,
+    ColumnScalesOp,
+    GroupSyncOp,
+    MeetOp,
+    PromoteColumnsOp,
+    PromoteRowsOp,
+    ReduceStoreOp,
+    RowScalesOp,
+    StagingPublishOp,
+    StagingWaitOp,
+    StoreColumnsOp,
+    StoreCommitOp,
+    StoreDrainOp,
+    StoreRowsOp,
+    ThreadPositionOp,
+    TmaStoreOp,
+    WgmmaOp,
+    WgmmaWaitOp,
+    WritePartialOp,
+    ZeroOp,
+)
+from gemmgen.backends.sm90.ops import ReleaseOp, WaitOp
+from gemmgen.errors import IRError
+from gemmgen.ir import async_ops, tile_ops
+from gemmgen.ir.builder import Builder
+from gemmgen.ir.core import Op, Value
+from gemmgen.ir.rewrite import walk
+from gemmgen.ir.tile_ops import ForKOp, MapOp, MmaOp, PromoteOp, ReducePartsOp, extents, mem
+from gemmgen.ir.types import F32, SCALAR_BITS, frag
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gemmgen.backends.sm90.lowering import Context
+
+
+class MathLowering:
+    """Lowers one multiplying role; a tile's fragment becomes one fragment of 64 rows per wave."""
+
+    def __init__(self, ir: Builder, ctx: Context) -> None:
+        self.ir, self.ctx = ir, ctx
+        self.warpgroups = ctx.math_warps // hw.GROUP_WARPS
+        self.pieces: dict[Value, list[Value]] = {}
+        self.reduction: ReducePartsOp | None = None
+        self.stored_in_background = any(isinstance(op, async_ops.AsyncStoreOp) for op in walk(ctx.module))
+
+    def prologue(self) -> None:
+        """What a multiplying thread computes once."""
+        self.ir.add(ThreadPositionOp)
+
+    def epilogue(self) -> None:
+        """After the last tile: stores must have left shared memory before the CTA ends."""
+        if self.stored_in_background:
+            self.ir.add(StoreDrainOp)
+
+    def tile_op(self, op: Op) -> None:
+        """Lower an op that stands beside the K loop."""
+        with self.ir.at(op.origin):
+            match op:
+                case tile_ops.ZerosOp():
+                    rows, columns = extents(op.result)
+                    hw.check_mma_tile(rows, columns, self.warpgroups)
+                    waves = range(rows // hw.WGMMA_ROWS // self.warpgroups)
+                    kind = frag(F32, hw.WGMMA_ROWS, columns)
+                    self.pieces[op.result] = [self.ir.add(ZeroOp, result=("sum", kind)).result for _ in waves]
+                case MapOp():
+                    self._map(op)
+                case ReducePartsOp():
+                    self._write_partials(op)
+                case async_ops.AsyncStoreOp():
+                    self._store_in_background(op)
+                case tile_ops.StoreOp():
+                    self._store_reduced(op)
+                case _:
+                    raise IRError(f"sm_90a has no lowering for {op.NAME} here", got=op.NAME)
+
+    def begin_loop(self, loop: ForKOp) -> None:
+        """Carried values live in the registers of their initial values, and so do the results."""
+        for init, arg, result in zip(loop.inits, loop.body.args[1:], loop.results, strict=True):
+            self.pieces[arg] = self.pieces[result] = self.pieces[init]
+
+    def step(self, ops: Sequence[Op], cursor: Value) -> None:
+        """One step of K: wait, then per wave multiply, release after the last product, promote."""
+        kinds = [type(op) for op in ops if not isinstance(op, async_ops.ReadOp)]
+        if kinds != [async_ops.WaitOp, MmaOp, PromoteOp, async_ops.ReleaseOp]:
+            raise IRError("a step of K on sm_90a", got=", ".join(kind.NAME for kind in kinds),
+                          need="wait, mma, promote, release", fix="run promotion, and pipelining before it")  # fmt: skip
+        ir, ctx = self.ir, self.ctx
+        read = {op.result: op.buffer for op in ops if isinstance(op, async_ops.ReadOp)}
+        mma = next(op for op in ops if isinstance(op, MmaOp))
+        promote = next(op for op in ops if isinstance(op, PromoteOp))
+        pieces = self.pieces[promote.acc]
+        ir.add(WaitOp, barriers=ctx.full, cursor=cursor, flip=False)
+        for wave, acc in enumerate(pieces):
+            with ir.at(mma.origin):
+                part = self._multiply(mma, read, cursor, len(pieces), wave)
+            with ir.at(promote.origin):
+                scales = self._scales(promote, read, cursor, len(pieces), wave)
+                ir.add(WgmmaWaitOp, values=[part], pending=0)
+                if wave == len(pieces) - 1:
+                    ir.add(ReleaseOp, barriers=ctx.empty, cursor=cursor, cluster=ctx.ring.cluster)
+                self._promote(promote, acc, part, scales)
+        self.pieces[promote.result] = pieces
+
+    def _multiply(self, mma: MmaOp, read: dict[Value, str], cursor: Value, waves: int, wave: int) -> Value:
+        columns = extents(mma.result)[1]
+        k_bytes = extents(mma.a)[1] * SCALAR_BITS[mem(mma.a).dtype.name] // 8
+        op = self.ir.add(
+            WgmmaOp, cursor=cursor, a=read[mma.a], b=read[mma.b], a_dtype=mem(mma.a).dtype.name,
+            b_dtype=mem(mma.b).dtype.name, steps=k_bytes // hw.MMA_K_BYTES, row_bytes=k_bytes, waves=waves, wave=wave,
+            result=("part", frag(F32, hw.WGMMA_ROWS, columns)),
+        )  # fmt: skip
+        return op.result
+
+    def _scales(
+        self, op: PromoteOp, read: dict[Value, str], cursor: Value, waves: int, wave: int
+    ) -> tuple[Value, Value]:
+        """Load this thread's scales while the tensor core works."""
+        ir, row_area, col_area = self.ir, read[op.row_scale], read[op.col_scale]
+        if op.row_block == 1 and op.col_block > 1:
+            rows = ir.add(RowScalesOp, cursor=cursor, area=row_area, waves=waves, wave=wave,
+                          result=("row_scale", frag(F32, 2))).result  # fmt: skip
+            kind = frag(F32, *extents(op.col_scale))
+            return rows, ir.add(BlockScalesOp, cursor=cursor, area=col_area, result=("block_scale", kind)).result
+        if op.row_block > 1 and op.col_block == 1 and extents(op.row_scale) == (1,):
+            block = ir.add(BlockScalesOp, cursor=cursor, area=row_area, result=("block_scale", frag(F32, 1))).result
+            kind = frag(F32, extents(op.result)[1] // hw.MATRIX_COLS, 2)
+            return block, ir.add(ColumnScalesOp, cursor=cursor, area=col_area, result=("col_scale", kind)).result
+        raise IRError("sm_90a cannot promote with these scale blocks yet",
+                      got=f"{op.row_block} rows, {op.col_block} columns, {op.row_scale.type} scales per tile",
+                      need="one scale per row with blocks of columns, or one block of rows with a scale per column",
+                      fix="choose tile rows that divide the scale block")  # fmt: skip
+
+    def _promote(self, op: PromoteOp, acc: Value, part: Value, scales: tuple[Value, Value]) -> None:
+        if op.row_block == 1:
+            self.ir.add(PromoteRowsOp, acc=acc, part=part, rows=scales[0], blocks=scales[1], first=op.col,
+                        block=op.col_block)  # fmt: skip
+        else:
+            self.ir.add(PromoteColumnsOp, acc=acc, part=part, blocks=scales[0], columns=scales[1])
+
+    def _map(self, op: MapOp) -> None:
+        if op.expression != "acc" or mem(op.result).dtype.name != "bf16":
+            raise IRError("sm_90a's epilogue", got=f"{op.expression} as {mem(op.result).dtype}", need="acc as bf16")
+        self.pieces[op.result] = self.pieces[op.acc]
+
+    def _store_in_background(self, op: async_ops.AsyncStoreOp) -> None:
+        """Through shared memory: every wave becomes boxes that one thread hands to the copy engine."""
+        ir, pieces = self.ir, self.pieces[op.value]
+        waves, area = len(pieces), op.staging.name
+        rows, columns = extents(op.value)
+        slab = hw.WGMMA_ROWS if op.transposed else hw.store_slab_columns(columns)
+        box = (columns, slab) if op.transposed else (hw.WGMMA_ROWS, slab)
+        item = SCALAR_BITS[mem(op.dest).dtype.name] // 8
+        tensor_map = self.ctx.map(op.dest, (box[1], box[0]), f"{box[1] * item}B")
+        ir.add(StagingWaitOp)
+        for wave, piece in enumerate(pieces):
+            if op.transposed:
+                ir.add(StoreColumnsOp, value=piece, area=area, waves=waves, wave=wave)
+            else:
+                ir.add(StoreRowsOp, value=piece, area=area, slab=slab, waves=waves, wave=wave)
+        ir.add(StagingPublishOp)
+        for wave in range(waves):
+            ir.add(TmaStoreOp, map=tensor_map, row=op.row, col=op.col, area=area, box=box, waves=waves, wave=wave,
+                   slabs=1 if op.transposed else columns // slab, transposed=op.transposed)  # fmt: skip
+        ir.add(StoreCommitOp)
+
+    def _write_partials(self, op: ReducePartsOp) -> None:
+        """Put this CTA's partial sums where its partners can read them, and meet them."""
+        assert op.exchange is not None
+        ir, pieces = self.ir, self.pieces[op.value]
+        pitch = extents(op.exchange)[1]
+        row_pitch, col_pitch = (1, pitch) if op.transposed else (pitch, 1)
+        group = {"id": self.warpgroups + 1, "threads": self.ctx.math_warps * hw.WARP_THREADS}
+        ir.add(GroupSyncOp, **group)
+        for wave, piece in enumerate(pieces):
+            ir.add(WritePartialOp, value=piece, area=op.exchange.name, row_pitch=row_pitch, col_pitch=col_pitch,
+                   waves=len(pieces), wave=wave)  # fmt: skip
+        assert self.ctx.met is not None
+        ir.add(GroupSyncOp, **group)
+        ir.add(MeetOp, barriers=self.ctx.met, parts=op.parts)
+        self.reduction = op
+        self.pieces[op.result] = pieces
+
+    def _store_reduced(self, op: tile_ops.StoreOp) -> None:
+        """Reduce this CTA's slice of the tile and store it directly."""
+        found = self.reduction
+        if found is None or found.exchange is None:
+            raise IRError("a fragment leaves through a staging tile", got=op.NAME, fix="run epilogue-staging")
+        shape = extents(op.value)
+        rows, cols = mem(op.dest).shape
+        self.ir.add(
+            ReduceStoreOp, dest=self.ctx.pointer(op.dest), stride=self.ctx.stride(op.dest, 0), row=op.row, col=op.col,
+            area=found.exchange.name, tile=shape[::-1] if op.transposed else shape, pitch=extents(found.exchange)[1],
+            parts=found.parts, threads=self.ctx.math_warps * hw.WARP_THREADS, rows=rows, cols=cols,
+        )  # fmt: skip

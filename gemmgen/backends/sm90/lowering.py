@@ -1,0 +1,274 @@
+"""Lowering to Hopper: roles become warps, rings become barriers and stages, boxes become tensor maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import sympy
+
+from gemmgen.backends.sm90 import hardware as hw
+from gemmgen.backends.sm90.lower_loads import LoadLowering
+from gemmgen.backends.sm90.lower_math import MathLowering
+from gemmgen.backends.sm90.ops import (
+    AdvanceOp,
+    Area,
+    BarriersOp,
+    CursorOp,
+    DispatchOp,
+    GridLaunchOp,
+    GridWaitOp,
+    InitBarriersOp,
+    KLoopOp,
+    Launch,
+    SetRegistersOp,
+    SyncOp,
+    TensorMap,
+    TileLoopOp,
+    WarpsOp,
+)
+from gemmgen.errors import IRError
+from gemmgen.ir.async_ops import (
+    AcquireOp,
+    AsyncLoadOp,
+    AsyncLoadScalesOp,
+    AsyncStoreOp,
+    CommitOp,
+    Engine,
+    RingOp,
+    RoleOp,
+    StagingOp,
+    tile_bytes,
+)
+from gemmgen.ir.builder import Builder
+from gemmgen.ir.core import Level, Module, Op, Region, Value
+from gemmgen.ir.rewrite import NameSupply, walk
+from gemmgen.ir.tile_ops import ForKOp, ForTilesOp, StoreOp, YieldOp, mem
+from gemmgen.ir.types import I32, I64, INDEX, MAP, BarrierType, MemType
+from gemmgen.passes.base import Pass
+from gemmgen.passes.registry import register_pass
+from gemmgen.schedule import Schedule
+
+LOADING = (AcquireOp, AsyncLoadOp, AsyncLoadScalesOp, CommitOp)
+
+
+@register_pass
+@dataclass(frozen=True)
+class LowerSm90Pass(Pass):
+    """Translate an async-level module into Hopper's instructions.
+
+    Before: rings and staging tiles have offsets (``shared-memory-allocation``); roles are optional. Without roles,
+    ``warpgroups`` warpgroups do everything, loads included.
+    After: a target-level module of ``sm90.*`` ops whose arguments are the kernel's parameters.
+    """
+
+    warpgroups: int = 1
+    pdl: bool = False
+
+    name: ClassVar[str] = "lower-sm90"
+    levels: ClassVar[frozenset[Level]] = frozenset({Level.ASYNC})
+
+    def apply(self, module: Module) -> Module:
+        """The module at the target level."""
+        return _Lowering(module, self).run()
+
+
+@dataclass
+class Context:
+    """What the parts of the lowering share.
+
+    Attributes:
+        module: the async-level module.
+        ring: its one ring; ``full`` and ``empty`` are the ring's barriers.
+        math_warps: warps that multiply.
+        met: the barrier at which the CTAs that share a tile meet.
+        args: the kernel's parameters by name.
+        maps: the tensor maps among them.
+    """
+
+    module: Module
+    ring: RingOp
+    math_warps: int
+    full: Value
+    empty: Value
+    stagings: dict[Value, StagingOp]
+    met: Value | None = None
+    args: dict[str, Value] = field(default_factory=dict)
+    maps: list[TensorMap] = field(default_factory=list)
+
+    def map(self, operand: Value, box: tuple[int, ...], swizzle: str) -> Value:
+        """The tensor map of ``operand`` with this box (innermost first), made a parameter on first use."""
+        name = f"tma_{operand.name}"
+        found = TensorMap(name, operand.name, mem(operand).dtype.name, box, swizzle)
+        if name not in self.args:
+            self.maps.append(found)
+        elif found not in self.maps:
+            raise IRError(f"{operand} would need two tensor maps", got=str(box), need="one box per operand")
+        return self.args.setdefault(name, Value(name, MAP))
+
+    def pointer(self, operand: Value) -> Value:
+        """The operand's data pointer as a parameter."""
+        return self.args.setdefault(operand.name, Value(operand.name, operand.type))
+
+    def stride(self, operand: Value, axis: int) -> Value:
+        """The operand's stride along ``axis`` (elements) as a parameter."""
+        name = f"{operand.name}_stride_{'row' if axis == 0 else 'col'}"
+        return self.args.setdefault(name, Value(name, I64))
+
+
+class _Lowering:
+    def __init__(self, module: Module, options: LowerSm90Pass) -> None:
+        rings = [op for op in module.body.ops if isinstance(op, RingOp)]
+        if len(rings) != 1 or rings[0].offset < 0:
+            raise IRError("lowering needs one ring that has its place", where=f"module @{module.name}",
+                          got=f"{len(rings)} rings", fix="run pipelining and shared-memory-allocation")  # fmt: skip
+        self.options = options
+        self.ir = Builder(NameSupply(_kept_names(module)))
+        self.roles = [op for op in module.body.ops if isinstance(op, RoleOp)] or [self._only_role(module)]
+        stages = rings[0].stages
+        self.ctx = Context(
+            module, rings[0], self.roles[0].warps,
+            self.ir.value("full", BarrierType(stages)), self.ir.value("empty", BarrierType(stages)),
+            {op.result: op for op in module.body.ops if isinstance(op, StagingOp)},
+        )  # fmt: skip
+        self.tiles = next(op for op in walk(module) if isinstance(op, ForTilesOp))
+        self.cluster = self.tiles.cluster[0] * self.tiles.cluster[1] * self.tiles.split
+
+    def run(self) -> Module:
+        ir, ctx = self.ir, self.ctx
+        engines = {buffer.engine for buffer in ctx.ring.buffers}
+        ir.add(BarriersOp, area="full", arrivals=hw.full_arrivals(Engine.BULK in engines, Engine.LANES in engines),
+               result=ctx.full)  # fmt: skip
+        ir.add(BarriersOp, area="empty", arrivals=hw.empty_arrivals(ctx.math_warps, ctx.ring.cluster), result=ctx.empty)
+        barriers = [ctx.full, ctx.empty]
+        if self.tiles.split > 1:
+            ctx.met = ir.add(BarriersOp, area="met", arrivals=self.tiles.split, result=("met", BarrierType(1))).result
+            barriers.append(ctx.met)
+        ir.add(InitBarriersOp, barriers=barriers)
+        ir.add(SyncOp, scope="cluster" if self.cluster > 1 else "cta")
+        if self.options.pdl:
+            ir.add(GridWaitOp)
+        with ir.region() as branches:
+            first = 0
+            for group in self._warpgroups():
+                self._group(group, first)
+                first += sum(role.warps for role in group)
+        ir.add(DispatchOp, body=branches.region)
+        if self.options.pdl:
+            ir.add(GridLaunchOp)
+        if self.cluster > 1:
+            ir.add(SyncOp, scope="cluster")
+        return self._module(first * hw.WARP_THREADS)
+
+    def _only_role(self, module: Module) -> RoleOp:
+        """The whole module as one role, when warps are not specialised."""
+        work = tuple(op for op in module.body.ops if not isinstance(op, RingOp | StagingOp))
+        return RoleOp(name="all", warps=self.options.warpgroups * hw.GROUP_WARPS, body=Region((), work))
+
+    def _warpgroups(self) -> list[list[RoleOp]]:
+        """Roles that must change registers together, in order; without reallocation each role stands alone."""
+        groups: list[list[RoleOp]] = []
+        for role in self.roles:
+            joined = bool(groups) and role.registers and groups[-1][-1].registers == role.registers
+            groups[-1].append(role) if joined else groups.append([role])
+        return groups
+
+    def _group(self, group: list[RoleOp], first: int) -> None:
+        registers = group[0].registers
+        if len(group) == 1:
+            self._role(group[0], first, registers)
+            return
+        with self.ir.region() as body:
+            self.ir.add(SetRegistersOp, count=registers, grow=False)
+            with self.ir.region() as branches:
+                start = first
+                for role in group:
+                    if role.body.ops:
+                        self._role(role, start, 0)
+                    start += role.warps
+            self.ir.add(DispatchOp, body=branches.region)
+        label = " and ".join(role.name for role in group if role.body.ops)
+        self.ir.add(WarpsOp, label=label, first=first, count=sum(role.warps for role in group), body=body.region)
+
+    def _role(self, role: RoleOp, first: int, registers: int) -> None:
+        ir = self.ir
+        bulk_only = all(not isinstance(op, AsyncLoadScalesOp) for op in walk(role.body)) and role.warps == 1
+        with ir.at(role.origin), ir.region() as body:
+            if registers:
+                ir.add(SetRegistersOp, count=registers, grow=role.name == "math")
+            math = MathLowering(ir, self.ctx) if _multiplies(role) else None
+            if math:
+                math.prologue()
+            cursor = ir.add(CursorOp, result=("cursor", INDEX)).result
+            self._tiles(role, cursor, math)
+            if math:
+                math.epilogue()
+        ir.add(WarpsOp, label=role.name, first=first, count=role.warps, elect=bulk_only, body=body.region)
+
+    def _tiles(self, role: RoleOp, cursor: Value, math: MathLowering | None) -> None:
+        for op in role.body.ops:
+            if not isinstance(op, ForTilesOp):
+                raise IRError("a role runs loops over tiles", got=op.NAME, need=ForTilesOp.NAME)
+            with self.ir.region() as body:
+                for inner in op.body.ops:
+                    if isinstance(inner, ForKOp):
+                        self._steps(inner, cursor, math)
+                    elif math:
+                        math.tile_op(inner)
+            self.ir.add(
+                TileLoopOp, rows=op.rows, cols=op.cols, tile=op.tile, cluster=op.cluster, split=op.split,
+                raster_group=op.raster_group, raster_along=op.raster_along,
+                body=Region(op.body.args, body.region.ops),
+            )  # fmt: skip
+
+    def _steps(self, loop: ForKOp, cursor: Value, math: MathLowering | None) -> None:
+        loads = LoadLowering(self.ir, self.ctx)
+        mine = [op for op in loop.body.ops if isinstance(op, LOADING)]
+        others = [op for op in loop.body.ops if not isinstance(op, (*LOADING, YieldOp))]
+        if math:
+            math.begin_loop(loop)
+        with self.ir.region() as body:
+            if mine:
+                loads.step(mine, cursor, alone=not math)
+            if math:
+                math.step(others, cursor)
+            self.ir.add(AdvanceOp, cursor=cursor, stages=self.ctx.ring.stages)
+        self.ir.add(KLoopOp, extent=loop.extent, step=loop.step, parts=loop.parts,
+                    body=Region(loop.body.args[:1], body.region.ops))  # fmt: skip
+
+    def _module(self, threads: int) -> Module:
+        ctx, module = self.ctx, self.ctx.module
+        dims = sorted({str(s) for v in module.args for s in _symbols(mem(v))})
+        order = {"map": 0, "pointer": 1, "dim": 2}
+        params = sorted(ctx.args.values(), key=lambda value: order["map" if value.type == MAP else "pointer"])
+        params += [Value(name, I32) for name in dims]
+        ring, ctas = ctx.ring, self.tiles.cluster[0] * self.tiles.cluster[1] * self.tiles.split
+        tile = tuple(extent * count for extent, count in zip(self.tiles.tile, self.tiles.cluster, strict=True))
+        areas = [Area(b.name, b.offset, b.stage_bytes, ring.stages) for b in ring.buffers]
+        areas += [Area(v.name, op.offset, tile_bytes(mem(v))) for v, op in ctx.stagings.items()]
+        areas += [Area(name, ring.offset + index * 8 * ring.stages, 8, ring.stages)
+                  for index, name in enumerate(("full", "empty"))]  # fmt: skip
+        areas += [Area("met", op.barrier_offset, 8) for op in ctx.stagings.values() if op.overlay]
+        launch = Launch(threads, self.cluster, int(module.attr("smem_bytes")), tile, ctas, self.tiles.persistent,
+                        self.options.pdl)  # fmt: skip
+        attrs = (("launch", launch), ("maps", tuple(ctx.maps)), ("areas", tuple(areas)))
+        return Module(module.name, Level.TARGET, module.target, tuple(params), attrs, Region((), self.ir.take()))
+
+
+def _multiplies(role: RoleOp) -> bool:
+    return any(isinstance(op, StoreOp | AsyncStoreOp) for op in walk(role.body))
+
+
+def _kept_names(module: Module) -> list[str]:
+    """Names that the lowered module keeps: those of arguments and of loop variables."""
+    loops = [op for op in walk(module) if isinstance(op, ForTilesOp | ForKOp)]
+    return [value.name for value in (*module.args, *(arg for op in loops for arg in op.body.args))]
+
+
+def _symbols(kind: MemType) -> set[sympy.Symbol]:
+    return {s for extent in kind.shape if isinstance(extent, sympy.Expr) for s in extent.free_symbols}  # pyright: ignore
+
+
+def lowering_pass(schedule: Schedule) -> LowerSm90Pass:
+    """The lowering for a schedule."""
+    return LowerSm90Pass(schedule.math_warpgroups, schedule.pdl)

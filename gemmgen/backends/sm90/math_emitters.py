@@ -1,0 +1,185 @@
+"""Emitters of Hopper's computing and storing ops."""
+
+from __future__ import annotations
+
+from gemmgen.backends.sm90 import hardware as hw
+from gemmgen.backends.sm90 import math_ops as ops
+from gemmgen.backends.sm90.emitters import TARGET, statement, wgmma_helper
+from gemmgen.backends.sm90.names import dim, offset, stage_address, wave_index, wave_rows
+from gemmgen.emit.emission import Emission, emits, helpers
+from gemmgen.ir.core import Module, Value
+from gemmgen.ir.tile_ops import extents
+
+
+@emits(ops.ThreadPositionOp, TARGET)
+def _thread_position(op: ops.ThreadPositionOp, module: Module) -> Emission:
+    return Emission("thread_position")
+
+
+@emits(ops.ZeroOp, TARGET)
+def _zero(op: ops.ZeroOp, module: Module) -> Emission:
+    return statement(f"float {op.result.name}[{_count(op.result)}] = {{}};", "FP32 accumulators of this thread")
+
+
+@emits(ops.WgmmaOp, TARGET)
+def _wgmma(op: ops.WgmmaOp, module: Module) -> Emission:
+    columns = extents(op.result)[1]
+    fields = {
+        "part": op.result.name,
+        "count": _count(op.result),
+        "a": stage_address(op.a, op.cursor),
+        "a_rows": wave_rows(op.waves, op.wave),
+        "b": stage_address(op.b, op.cursor),
+        "row_bytes": op.row_bytes,
+        "later_steps": [{"advance": step * hw.MMA_K_BYTES >> 4} for step in range(1, op.steps)],
+        "suffix": f"m64n{columns}k32_{op.a_dtype}_{op.b_dtype}",
+        "rows": f"rows of {op.a}, all of {op.b}",
+    }
+    used = (
+        *helpers("wgmma_sync", "wgmma_descriptor"),
+        wgmma_helper("wgmma_start", columns, op.a_dtype, op.b_dtype),
+        wgmma_helper("wgmma_add", columns, op.a_dtype, op.b_dtype),
+    )
+    return Emission("wgmma", fields, used)
+
+
+@emits(ops.WgmmaWaitOp, TARGET)
+def _wgmma_wait(op: ops.WgmmaWaitOp, module: Module) -> Emission:
+    names = ", ".join(value.name for value in op.values)
+    return statement(f"wgmma_wait<{op.pending}>({names});", "the products are in registers", "wgmma_wait")
+
+
+@emits(ops.RowScalesOp, TARGET)
+def _row_scales(op: ops.RowScalesOp, module: Module) -> Emission:
+    fields = {"name": op.result.name, "address": stage_address(op.area, op.cursor),
+              "rows": wave_rows(op.waves, op.wave), "area": op.area}  # fmt: skip
+    return Emission("row_scales", fields, helpers("load_shared"))
+
+
+@emits(ops.ColumnScalesOp, TARGET)
+def _column_scales(op: ops.ColumnScalesOp, module: Module) -> Emission:
+    fields = {"name": op.result.name, "address": stage_address(op.area, op.cursor), "area": op.area,
+              "count": extents(op.result)[0]}  # fmt: skip
+    return Emission("column_scales", fields, helpers("load_shared_2"))
+
+
+@emits(ops.BlockScalesOp, TARGET)
+def _block_scales(op: ops.BlockScalesOp, module: Module) -> Emission:
+    address = stage_address(op.area, op.cursor)
+    loads = [f"load_shared({address})"]
+    loads += [f"load_shared({address} + {4 * index})" for index in range(1, extents(op.result)[0])]
+    text = f"const float {op.result.name}[] = {{{', '.join(loads)}}};"
+    return statement(text, f"one scale per block of {op.area}", "load_shared")
+
+
+@emits(ops.PromoteRowsOp, TARGET)
+def _promote_rows(op: ops.PromoteRowsOp, module: Module) -> Emission:
+    blocks = extents(op.blocks)[0]
+    fields = {
+        "acc": op.acc.name, "part": op.part.name, "rows": op.rows.name, "blocks": op.blocks.name,
+        "first": op.first.name, "block": op.block, "groups": extents(op.acc)[1] // hw.MATRIX_COLS,
+        "later_blocks": [{"index": index, "start": index * op.block} for index in range(1, blocks)],
+    }  # fmt: skip
+    return Emission("promote_rows", fields)
+
+
+@emits(ops.PromoteColumnsOp, TARGET)
+def _promote_columns(op: ops.PromoteColumnsOp, module: Module) -> Emission:
+    fields = {"acc": op.acc.name, "part": op.part.name, "blocks": op.blocks.name, "columns": op.columns.name,
+              "groups": extents(op.acc)[1] // hw.MATRIX_COLS}  # fmt: skip
+    return Emission("promote_columns", fields)
+
+
+@emits(ops.StagingWaitOp, TARGET)
+def _staging_wait(op: ops.StagingWaitOp, module: Module) -> Emission:
+    return Emission("staging_wait", {}, helpers("tma_store_sync", "named_barrier"))
+
+
+@emits(ops.StagingPublishOp, TARGET)
+def _staging_publish(op: ops.StagingPublishOp, module: Module) -> Emission:
+    return Emission("staging_publish", {}, helpers("fence_async_shared", "named_barrier"))
+
+
+@emits(ops.StoreRowsOp, TARGET)
+def _store_rows(op: ops.StoreRowsOp, module: Module) -> Emission:
+    columns = extents(op.value)[1]
+    row_bytes = 2 * op.slab
+    fields = {
+        "value": op.value.name, "base": f"smem + {offset(op.area)}", "wave": wave_index(op.waves, op.wave),
+        "wave_bytes": hw.WGMMA_ROWS * columns * 2, "groups": columns // 16, "slab": op.slab,
+        "slab_bytes": hw.WGMMA_ROWS * row_bytes, "row_bytes": row_bytes, "chunk_mask": row_bytes // 16 - 1,
+    }  # fmt: skip
+    return Emission("store_rows", fields, helpers("pack_bf16", "stmatrix_4"))
+
+
+@emits(ops.StoreColumnsOp, TARGET)
+def _store_columns(op: ops.StoreColumnsOp, module: Module) -> Emission:
+    columns = extents(op.value)[1]
+    fields = {
+        "value": op.value.name, "base": f"smem + {offset(op.area)}", "wave": wave_index(op.waves, op.wave),
+        "wave_bytes": columns * hw.SWIZZLE_BYTES, "row_bytes": hw.SWIZZLE_BYTES,
+        "pairs": columns // 16, "odd": [columns // 8 - 1] if columns % 16 else [],
+    }  # fmt: skip
+    names = ["pack_bf16"] + ["stmatrix_4_transposed"] * (columns >= 16) + ["stmatrix_2_transposed"] * (columns % 16 > 0)
+    return Emission("store_columns", fields, helpers(*names))
+
+
+@emits(ops.TmaStoreOp, TARGET)
+def _tma_store(op: ops.TmaStoreOp, module: Module) -> Emission:
+    box_bytes = op.box[0] * op.box[1] * 2
+    wave, along = wave_index(op.waves, op.wave), wave_rows(op.waves, op.wave)
+    row = op.row.name if op.transposed else f"{op.row.name} + {along}"
+    col = f"{op.col.name} + {along}" if op.transposed else op.col.name
+    base = f"smem + {offset(op.area)} + {wave} * {op.slabs * box_bytes}"
+    boxes = [
+        {"address": base + (f" + {slab * box_bytes}" if slab else ""), "col": col + (f" + {slab * op.box[1]}" if slab else "")}
+        for slab in range(op.slabs)
+    ]
+    return Emission("tma_store", {"map": op.map.name, "row": row, "boxes": boxes}, helpers("tma_store"))
+
+
+@emits(ops.StoreCommitOp, TARGET)
+def _store_commit(op: ops.StoreCommitOp, module: Module) -> Emission:
+    return statement("if (threadIdx.x % 128 == 0) tma_store_commit();", "these stores are one group", "tma_store_sync")
+
+
+@emits(ops.StoreDrainOp, TARGET)
+def _store_drain(op: ops.StoreDrainOp, module: Module) -> Emission:
+    return statement("if (threadIdx.x % 128 == 0) tma_store_drain();", "shared memory lives until all stores are done",
+                     "tma_store_sync")  # fmt: skip
+
+
+@emits(ops.GroupSyncOp, TARGET)
+def _group_sync(op: ops.GroupSyncOp, module: Module) -> Emission:
+    return statement(f"named_barrier_sync({op.id}, {op.threads});", "all multiplying threads of the CTA meet",
+                     "named_barrier")  # fmt: skip
+
+
+@emits(ops.MeetOp, TARGET)
+def _meet(op: ops.MeetOp, module: Module) -> Emission:
+    return Emission("meet", {"barrier": op.barriers.name, "parts": op.parts}, helpers("mbarrier_meet"))
+
+
+@emits(ops.WritePartialOp, TARGET)
+def _write_partial(op: ops.WritePartialOp, module: Module) -> Emission:
+    fields = {
+        "value": op.value.name, "count": _count(op.value), "base": f"smem + {offset(op.area)}",
+        "rows": wave_rows(op.waves, op.wave), "row_pitch": op.row_pitch, "col_pitch": op.col_pitch,
+    }  # fmt: skip
+    return Emission("write_partial", fields, helpers("store_shared"))
+
+
+@emits(ops.ReduceStoreOp, TARGET)
+def _reduce_store(op: ops.ReduceStoreOp, module: Module) -> Emission:
+    rows, columns = op.tile
+    fields = {
+        "base": f"smem + {offset(op.area)}", "dest": op.dest.name, "stride": op.stride.name, "row": op.row.name,
+        "col": op.col.name, "quads": columns // 4, "elements": rows * columns // 4, "pitch": op.pitch,
+        "parts": op.parts, "threads": op.threads, "rows": dim(op.rows), "cols": dim(op.cols),
+    }  # fmt: skip
+    return Emission("reduce_store", fields, helpers("load_shared_cluster_4", "pack_bf16", "store_bf16_4"))
+
+
+def _count(value: Value) -> int:
+    """Registers per thread of a 64-row FP32 fragment."""
+    return hw.accumulator_registers(extents(value)[1])

@@ -1,0 +1,281 @@
+"""Ops of the Hopper target level that compute and store: wgmma, promotion, stmatrix, TMA stores, cluster reduction.
+
+Fragments here are per warpgroup: frag<f32, [64, columns]>. A tile taller than 64 rows per warpgroup is several
+``waves``; warpgroup g owns rows (g · waves + wave) · 64 … + 63 of the tile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gemmgen.backends.sm90.ops import Sm90Op
+from gemmgen.ir.core import Effect, Value
+from gemmgen.ir.dims import Dim
+from gemmgen.ir.schema import attr, operand, operands, register_op, result
+
+
+@register_op
+@dataclass(frozen=True)
+class ThreadPositionOp(Sm90Op):
+    """Where this thread sits in its warpgroup's fragments: its warpgroup, first row, and place in a quad."""
+
+    NAME: ClassVar[str] = "sm90.thread_position"
+
+
+@register_op
+@dataclass(frozen=True)
+class ZeroOp(Sm90Op):
+    """A fragment of zeros."""
+
+    NAME: ClassVar[str] = "sm90.zero"
+
+    result: Value = result()
+
+
+@register_op
+@dataclass(frozen=True)
+class WgmmaOp(Sm90Op):
+    """Start ``a · bᵀ`` of the cursor's stage into a new fragment: ``steps`` wgmma of 32 bytes of K, one group.
+
+    ``waves``, ``wave`` and the warpgroup choose 64 rows of a; b is used whole. Rows are ``row_bytes`` long, swizzled.
+    """
+
+    NAME: ClassVar[str] = "sm90.wgmma"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_SMEM})
+
+    cursor: Value = operand()
+    a: str = attr()
+    b: str = attr()
+    a_dtype: str = attr()
+    b_dtype: str = attr()
+    steps: int = attr()
+    row_bytes: int = attr()
+    waves: int = attr()
+    wave: int = attr()
+    result: Value = result()
+
+
+@register_op
+@dataclass(frozen=True)
+class WgmmaWaitOp(Sm90Op):
+    """Wait until at most ``pending`` groups are under way; ``values`` may then be touched."""
+
+    NAME: ClassVar[str] = "sm90.wgmma_wait"
+
+    values: tuple[Value, ...] = operands()
+    pending: int = attr()
+
+
+@register_op
+@dataclass(frozen=True)
+class RowScalesOp(Sm90Op):
+    """This thread's two row scales of the wave, from the cursor's stage; one scale per row."""
+
+    NAME: ClassVar[str] = "sm90.row_scales"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_SMEM})
+
+    cursor: Value = operand()
+    area: str = attr()
+    waves: int = attr()
+    wave: int = attr()
+    result: Value = result()
+
+
+@register_op
+@dataclass(frozen=True)
+class ColumnScalesOp(Sm90Op):
+    """This thread's column scales, two for every 8 columns of the tile; one scale per column."""
+
+    NAME: ClassVar[str] = "sm90.column_scales"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_SMEM})
+
+    cursor: Value = operand()
+    area: str = attr()
+    result: Value = result()
+
+
+@register_op
+@dataclass(frozen=True)
+class BlockScalesOp(Sm90Op):
+    """The scales of the blocks that the tile touches along one axis."""
+
+    NAME: ClassVar[str] = "sm90.block_scales"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_SMEM})
+
+    cursor: Value = operand()
+    area: str = attr()
+    result: Value = result()
+
+
+@register_op
+@dataclass(frozen=True)
+class PromoteRowsOp(Sm90Op):
+    """``acc += part · row scale · block scale``: a scale per row, and one per block of ``block`` columns."""
+
+    NAME: ClassVar[str] = "sm90.promote_rows"
+
+    acc: Value = operand()
+    part: Value = operand()
+    rows: Value = operand()
+    blocks: Value = operand()
+    first: Value = operand()
+    block: int = attr()
+
+
+@register_op
+@dataclass(frozen=True)
+class PromoteColumnsOp(Sm90Op):
+    """``acc += part · block scale · column scale``: one block scale for all rows, and a scale per column."""
+
+    NAME: ClassVar[str] = "sm90.promote_columns"
+
+    acc: Value = operand()
+    part: Value = operand()
+    blocks: Value = operand()
+    columns: Value = operand()
+
+
+@register_op
+@dataclass(frozen=True)
+class StagingWaitOp(Sm90Op):
+    """The warpgroup waits until its earlier TMA stores have read the staging tile."""
+
+    NAME: ClassVar[str] = "sm90.staging_wait"
+
+
+@register_op
+@dataclass(frozen=True)
+class StoreRowsOp(Sm90Op):
+    """Round a fragment to bf16 and write it to the staging tile, slab by slab of ``slab`` swizzled columns."""
+
+    NAME: ClassVar[str] = "sm90.store_rows"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.WRITES_SMEM})
+
+    value: Value = operand()
+    area: str = attr()
+    slab: int = attr()
+    waves: int = attr()
+    wave: int = attr()
+
+
+@register_op
+@dataclass(frozen=True)
+class StoreColumnsOp(Sm90Op):
+    """Round a fragment to bf16 and write its transpose to the staging tile, one slab of 64 columns of D per wave."""
+
+    NAME: ClassVar[str] = "sm90.store_columns"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.WRITES_SMEM})
+
+    value: Value = operand()
+    area: str = attr()
+    waves: int = attr()
+    wave: int = attr()
+
+
+@register_op
+@dataclass(frozen=True)
+class StagingPublishOp(Sm90Op):
+    """Make the warpgroup's writes to the staging tile visible to the copy engine."""
+
+    NAME: ClassVar[str] = "sm90.staging_publish"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.CONTROL})
+
+
+@register_op
+@dataclass(frozen=True)
+class TmaStoreOp(Sm90Op):
+    """One thread stores the warpgroup's slabs of one wave: ``slabs`` boxes of ``box`` = [rows, columns] of D.
+
+    Boxes follow each other along D's columns (``transposed``: there is one box, at the wave's 64 columns).
+    """
+
+    NAME: ClassVar[str] = "sm90.tma_store"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_SMEM, Effect.WRITES_GMEM})
+
+    map: Value = operand()
+    row: Value = operand()
+    col: Value = operand()
+    area: str = attr()
+    box: tuple[int, ...] = attr()
+    slabs: int = attr()
+    waves: int = attr()
+    wave: int = attr()
+    transposed: bool = attr()
+
+
+@register_op
+@dataclass(frozen=True)
+class StoreCommitOp(Sm90Op):
+    """Close the group of TMA stores that the warpgroup has started."""
+
+    NAME: ClassVar[str] = "sm90.store_commit"
+
+
+@register_op
+@dataclass(frozen=True)
+class StoreDrainOp(Sm90Op):
+    """Wait until every TMA store of this warpgroup is complete; shared memory must live until then."""
+
+    NAME: ClassVar[str] = "sm90.store_drain"
+
+
+@register_op
+@dataclass(frozen=True)
+class GroupSyncOp(Sm90Op):
+    """The ``threads`` multiplying threads of the CTA meet at named barrier ``id``."""
+
+    NAME: ClassVar[str] = "sm90.group_sync"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.CONTROL})
+
+    id: int = attr()
+    threads: int = attr()
+
+
+@register_op
+@dataclass(frozen=True)
+class MeetOp(Sm90Op):
+    """Tell every CTA of the cluster that this one's partial sums are written, and wait until all have said so."""
+
+    NAME: ClassVar[str] = "sm90.meet"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_BARRIER, Effect.WRITES_BARRIER})
+
+    barriers: Value = operand()
+    parts: int = attr()
+
+
+@register_op
+@dataclass(frozen=True)
+class WritePartialOp(Sm90Op):
+    """Write a fragment to the exchange tile: element (row, column) at float row · row_pitch + column · col_pitch."""
+
+    NAME: ClassVar[str] = "sm90.write_partial"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.WRITES_SMEM})
+
+    value: Value = operand()
+    area: str = attr()
+    row_pitch: int = attr()
+    col_pitch: int = attr()
+    waves: int = attr()
+    wave: int = attr()
+
+
+@register_op
+@dataclass(frozen=True)
+class ReduceStoreOp(Sm90Op):
+    """Add the exchange tiles of ``parts`` CTAs in order of rank, round, and store this CTA's slice of D directly."""
+
+    NAME: ClassVar[str] = "sm90.reduce_store"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_SMEM, Effect.WRITES_GMEM})
+
+    dest: Value = operand()
+    stride: Value = operand()
+    row: Value = operand()
+    col: Value = operand()
+    area: str = attr()
+    tile: tuple[int, ...] = attr()
+    pitch: int = attr()
+    parts: int = attr()
+    threads: int = attr()
+    rows: Dim = attr()
+    cols: Dim = attr()

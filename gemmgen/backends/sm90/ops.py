@@ -1,0 +1,318 @@
+"""Ops of the Hopper target level: TMA, mbarrier, wgmma, setmaxnreg, stmatrix, distributed shared memory.
+
+Every op is one statement or block of the generated kernel. Numbers that several ops share (stages, offsets, bytes) are
+records in the module's attributes. A ``cursor`` is a role's place in a ring: a stage and the parity of its phase.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gemmgen.errors import IRError
+from gemmgen.ir.attributes import register_record
+from gemmgen.ir.core import Effect, Level, Op, Region, Value
+from gemmgen.ir.dims import Dim
+from gemmgen.ir.schema import attr, operand, operands, region, register_op, result
+
+TARGET = frozenset({Level.TARGET})
+
+
+@register_record("launch")
+@dataclass(frozen=True)
+class Launch:
+    """Shape of the launch: threads per CTA, CTAs per cluster, shared memory, and what one scheduler tile covers."""
+
+    threads: int
+    cluster: int
+    smem_bytes: int
+    tile: tuple[int, ...]
+    ctas_per_tile: int
+    persistent: bool
+    pdl: bool = False
+
+
+@register_record("map")
+@dataclass(frozen=True)
+class TensorMap:
+    """A TMA tensor map parameter: the operand it describes, its box (innermost first, elements) and its swizzle."""
+
+    arg: str
+    operand: str
+    dtype: str
+    box: tuple[int, ...]
+    swizzle: str
+
+
+@register_record("area")
+@dataclass(frozen=True)
+class Area:
+    """A named part of shared memory: ``stages`` pieces of ``stage_bytes`` from ``offset`` on."""
+
+    name: str
+    offset: int
+    stage_bytes: int
+    stages: int = 1
+
+
+@dataclass(frozen=True)
+class Sm90Op(Op):
+    """Base of all ops of this target."""
+
+    LEVELS: ClassVar[frozenset[Level]] = TARGET
+
+
+@register_op
+@dataclass(frozen=True)
+class BarriersOp(Sm90Op):
+    """One mbarrier per stage in area ``area``; a phase ends after ``arrivals`` arrivals and all expected bytes."""
+
+    NAME: ClassVar[str] = "sm90.barriers"
+
+    area: str = attr()
+    arrivals: int = attr()
+    result: Value = result()
+
+
+@register_op
+@dataclass(frozen=True)
+class InitBarriersOp(Sm90Op):
+    """One thread initialises the barriers and makes them visible to the cluster and to the copy engine."""
+
+    NAME: ClassVar[str] = "sm90.init_barriers"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.WRITES_BARRIER})
+
+    barriers: tuple[Value, ...] = operands()
+
+
+@register_op
+@dataclass(frozen=True)
+class SyncOp(Sm90Op):
+    """All threads of the CTA, or of the cluster, meet."""
+
+    NAME: ClassVar[str] = "sm90.sync"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.CONTROL})
+
+    scope: str = attr()
+
+    def verify(self) -> None:
+        """Scopes are cta and cluster."""
+        if self.scope not in ("cta", "cluster"):
+            raise IRError("scope of a sync", got=self.scope, need="cta or cluster")
+
+
+@register_op
+@dataclass(frozen=True)
+class GridWaitOp(Sm90Op):
+    """Wait until the kernels this launch depends on have finished and their writes are visible."""
+
+    NAME: ClassVar[str] = "sm90.grid_wait"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.CONTROL})
+
+
+@register_op
+@dataclass(frozen=True)
+class GridLaunchOp(Sm90Op):
+    """Permit the kernels that depend on this launch to start."""
+
+    NAME: ClassVar[str] = "sm90.grid_launch"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.CONTROL})
+
+
+@register_op
+@dataclass(frozen=True)
+class DispatchOp(Sm90Op):
+    """Each warp runs the one ``sm90.warps`` of the region that it belongs to."""
+
+    NAME: ClassVar[str] = "sm90.dispatch"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.CONTROL})
+
+    body: Region = region()
+
+    def verify(self) -> None:
+        """Branches are warps ops over warps that do not overlap."""
+        end = -1
+        for op in self.body.ops:
+            if not isinstance(op, WarpsOp) or op.first < end:
+                raise IRError("branches of a dispatch", got=op.NAME, need="sm90.warps in ascending order")
+            end = op.first + op.count
+
+
+@register_op
+@dataclass(frozen=True)
+class WarpsOp(Sm90Op):
+    """Warps ``first`` … ``first + count − 1`` run the region; with ``elect`` one thread of the one warp does."""
+
+    NAME: ClassVar[str] = "sm90.warps"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.CONTROL})
+
+    label: str = attr()
+    first: int = attr()
+    count: int = attr()
+    elect: bool = attr(default=False)
+    body: Region = region()
+
+    def verify(self) -> None:
+        """Only a single warp can elect a thread."""
+        if self.elect and self.count != 1:
+            raise IRError("elect.sync elects one thread of one warp", got=f"{self.count} warps", need=1)
+
+
+@register_op
+@dataclass(frozen=True)
+class SetRegistersOp(Sm90Op):
+    """Change the registers per thread of this warpgroup to ``count``; ``grow`` waits for registers others gave up."""
+
+    NAME: ClassVar[str] = "sm90.set_registers"
+
+    count: int = attr()
+    grow: bool = attr()
+
+
+@register_op
+@dataclass(frozen=True)
+class CursorOp(Sm90Op):
+    """A role's place in a ring, at stage 0: ``%at = sm90.cursor() : index``."""
+
+    NAME: ClassVar[str] = "sm90.cursor"
+
+    result: Value = result()
+
+
+@register_op
+@dataclass(frozen=True)
+class AdvanceOp(Sm90Op):
+    """Go to the next of ``stages`` stages; after the last one the parity turns."""
+
+    NAME: ClassVar[str] = "sm90.advance"
+
+    cursor: Value = operand()
+    stages: int = attr()
+
+
+@register_op
+@dataclass(frozen=True)
+class TileLoopOp(Sm90Op):
+    """The output tiles of this CTA; see ``tile.for_tiles`` for what the attributes mean."""
+
+    NAME: ClassVar[str] = "sm90.tile_loop"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.CONTROL})
+
+    rows: Dim = attr()
+    cols: Dim = attr()
+    tile: tuple[int, ...] = attr()
+    cluster: tuple[int, ...] = attr()
+    split: int = attr()
+    raster_group: int = attr()
+    raster_along: str = attr()
+    body: Region = region()
+
+
+@register_op
+@dataclass(frozen=True)
+class KLoopOp(Sm90Op):
+    """The steps of K; with ``parts`` > 1 those of this CTA's part."""
+
+    NAME: ClassVar[str] = "sm90.k_loop"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.CONTROL})
+
+    extent: Dim = attr()
+    step: int = attr()
+    parts: int = attr()
+    body: Region = region()
+
+
+@register_op
+@dataclass(frozen=True)
+class WaitOp(Sm90Op):
+    """Wait for the cursor's phase of a barrier to end; ``flip`` waits for the phase before it (a free stage)."""
+
+    NAME: ClassVar[str] = "sm90.wait"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_BARRIER})
+
+    barriers: Value = operand()
+    cursor: Value = operand()
+    flip: bool = attr()
+
+
+@register_op
+@dataclass(frozen=True)
+class ExpectOp(Sm90Op):
+    """Arrive, and expect ``transfer_bytes`` of bulk loads in this phase, whoever sends them."""
+
+    NAME: ClassVar[str] = "sm90.expect"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.WRITES_BARRIER})
+
+    barriers: Value = operand()
+    cursor: Value = operand()
+    transfer_bytes: int = attr()
+
+
+@register_op
+@dataclass(frozen=True)
+class TmaLoadOp(Sm90Op):
+    """Load a box into area ``area`` of the cursor's stage; zeros arrive where the box lies outside.
+
+    ``multicast`` > 1: this CTA loads its share, ``share_rows`` rows of ``row_bytes``, and writes it to all CTAs.
+    """
+
+    NAME: ClassVar[str] = "sm90.tma_load"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_GMEM, Effect.WRITES_SMEM})
+
+    map: Value = operand()
+    barriers: Value = operand()
+    cursor: Value = operand()
+    row: Value = operand()
+    col: Value = operand()
+    area: str = attr()
+    rows: int = attr()
+    row_bytes: int = attr()
+    multicast: int = attr(default=1)
+
+
+@register_op
+@dataclass(frozen=True)
+class CopyScalesOp(Sm90Op):
+    """The lanes of a warp copy ``count`` scales, from block (row / block[0], col / block[1]) on, 4 bytes each.
+
+    ``source`` has ``limit`` rows of scales; those beyond arrive as zeros. Strides are in elements.
+    """
+
+    NAME: ClassVar[str] = "sm90.copy_scales"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_GMEM, Effect.WRITES_SMEM})
+
+    source: Value = operand()
+    row_stride: Value = operand()
+    col_stride: Value = operand()
+    cursor: Value = operand()
+    row: Value = operand()
+    col: Value = operand()
+    area: str = attr()
+    count: int = attr()
+    block: tuple[int, ...] = attr()
+    limit: Dim = attr()
+
+
+@register_op
+@dataclass(frozen=True)
+class CopyArriveOp(Sm90Op):
+    """Each lane arrives at the barrier once its copies have landed."""
+
+    NAME: ClassVar[str] = "sm90.copy_arrive"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.WRITES_BARRIER})
+
+    barriers: Value = operand()
+    cursor: Value = operand()
+
+
+@register_op
+@dataclass(frozen=True)
+class ReleaseOp(Sm90Op):
+    """Each warp arrives once at the barrier of every one of ``cluster`` CTAs."""
+
+    NAME: ClassVar[str] = "sm90.release"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.WRITES_BARRIER})
+
+    barriers: Value = operand()
+    cursor: Value = operand()
+    cluster: int = attr()

@@ -1,0 +1,77 @@
+"""The CUDA file of a target-level module: constants, device functions, signature, body."""
+
+from __future__ import annotations
+
+from gemmgen.backends.sm90 import emitters, math_emitters  # noqa: F401  (they register the emitters)
+from gemmgen.backends.sm90 import names
+from gemmgen.backends.sm90.ops import Area, Launch
+from gemmgen.emit.renderer import Renderer, render
+from gemmgen.errors import IRError
+from gemmgen.ir.core import Module, Value
+from gemmgen.ir.types import I32, I64, MapType, MemType
+
+DIALECT = "sm90"
+POINTER_TYPES = {"f32": "const float* __restrict__", "bf16": "uint16_t* __restrict__"}
+AREA_NOTES = {
+    "full": "barriers: a stage is loaded",
+    "empty": "barriers: a stage is free",
+    "met": "barrier: partial sums are written",
+    "staging": "output tile on its way out",
+    "exchange": "partial sums, over the stages of the ring",
+}
+
+
+def emit_cuda(module: Module) -> str:
+    """CUDA C++ for a module of ``sm90.*`` ops; the same module gives the same text byte for byte.
+
+    Raises:
+        IRError: an op has no emitter; all of them are named.
+    """
+    renderer = Renderer(module, DIALECT)
+    launch: Launch = module.attr("launch")
+    body = renderer.body()
+    fields = {
+        "title": module.name,
+        "target": module.target,
+        "facts": _facts(module, launch),
+        "smem_bytes": launch.smem_bytes,
+        "areas": [_area(area) for area in module.attr("areas")],
+        "helpers": renderer.helpers(),
+        "threads": launch.threads,
+        "name": module.name,
+        "params": ", ".join(_parameter(value) for value in module.args),
+        "preamble": ["const uint32_t rank = cluster_rank();"] if launch.cluster > 1 else [],
+        "body": body,
+    }
+    if launch.cluster > 1:
+        fields["helpers"] = render(f"{DIALECT}/helpers/cluster_rank", {}) + "\n\n" + fields["helpers"]
+    return render(f"{DIALECT}/kernel", fields) + "\n"
+
+
+def _facts(module: Module, launch: Launch) -> list[str]:
+    tile = " x ".join(str(extent) for extent in launch.tile)
+    facts = [f"{launch.threads} threads per CTA, {launch.cluster} CTAs per cluster, {tile} of D per scheduler tile."]
+    if launch.persistent:
+        facts.append("Persistent: launch as many CTAs as SMs; each goes on to further tiles.")
+    return facts
+
+
+def _area(area: Area) -> dict[str, object]:
+    stages = f"{area.stages} stages" if area.stages > 1 else "once"
+    note = AREA_NOTES.get(area.name, f"tiles of {area.name}")
+    constants = [f"{names.offset(area.name)} = {area.offset}"]
+    if area.stages > 1 and area.name not in AREA_NOTES:
+        constants.append(f"{names.stage_bytes(area.name)} = {area.stage_bytes}")
+    return {"constants": ", ".join(constants), "note": f"{note}, {stages}"}
+
+
+def _parameter(value: Value) -> str:
+    if isinstance(value.type, MapType):
+        return f"const __grid_constant__ TensorMap {value.name}"
+    if isinstance(value.type, MemType):
+        return f"{POINTER_TYPES[value.type.dtype.name]} {value.name}"
+    if value.type == I64:
+        return f"int64_t {value.name}"
+    if value.type == I32:
+        return f"uint32_t {value.name}"
+    raise IRError(f"{value} cannot be a kernel parameter", got=value.type, need="map, gmem, i64 or i32")

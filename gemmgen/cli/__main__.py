@@ -1,0 +1,5 @@
+"""``python -m gemmgen.cli`` is the ``gemmgen`` command."""
+
+from gemmgen.cli import main
+
+main()

@@ -1,0 +1,163 @@
+"""The commands' names, arguments and help; the work is done in the modules they import when they are called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import gemmgen
+from gemmgen.cli.options import parse_dims
+
+app = typer.Typer(
+    name="gemmgen",
+    help="Compile declarative specs of matrix multiplications to GPU kernels.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+cache_app = typer.Typer(help="Look at the kernel cache, or empty it.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
+
+Spec = Annotated[str, typer.Argument(help="A spec file, or the name of a shipped spec (see `gemmgen specs`).")]
+Target = Annotated[str | None, typer.Option("--target", "-t", help="Architecture (see `gemmgen targets`).")]
+Dims = Annotated[list[str], typer.Option("--dim", "-d", metavar="NAME=SIZE", help="Size of a dimension; repeatable.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"gemmgen {gemmgen.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Compile declarative specs of matrix multiplications to GPU kernels."""
+
+
+@app.command("compile")
+def compile_(
+    spec: Spec,
+    target: Target = None,
+    dim: Dims = [],  # noqa: B006 (typer reads the default and never changes it)
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write to.")] = Path(
+        "build/kernels"
+    ),
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Kernels compiled at a time.")] = None,
+    json: Json = False,
+) -> None:
+    """Write CUDA, PTX, cubin and a launch manifest.
+
+    One kernel if M is given, else every kernel of the plan; for the spec's targets unless --target picks one.
+    """
+    from gemmgen.cli.compile_command import compile_command
+
+    compile_command(spec, target, parse_dims(dim), out, jobs, json)
+
+
+@app.command()
+def run(
+    spec: Spec,
+    target: Target = None,
+    dim: Dims = [],  # noqa: B006 (typer reads the default and never changes it)
+    seed: Annotated[int, typer.Option(help="Seed of the random inputs.")] = 0,
+    json: Json = False,
+) -> None:
+    """Compile, run on random inputs, check against an FP32 reference, and time.
+
+    Without a GPU the kernels are compiled for the spec's targets and nothing is executed.
+    """
+    from gemmgen.cli.run_command import run_command
+
+    if not run_command(spec, target, parse_dims(dim), seed, json):
+        raise typer.Exit(1)
+
+
+@app.command("inspect")
+def inspect_(
+    spec: Spec,
+    stage: Annotated[
+        str,
+        typer.Option(
+            "--stage",
+            "-s",
+            help="spec | schedule | tile | async | target | cuda | ptx | sass | resources, or a pass's name.",
+        ),
+    ] = "schedule",
+    target: Target = None,
+    dim: Dims = [],  # noqa: B006 (typer reads the default and never changes it)
+    json: Json = False,
+) -> None:
+    """Print one stage on the way from a spec to a kernel.
+
+    Without --dim M=…, schedule and resources cover the whole plan, other stages its kernel for the largest M.
+    """
+    from gemmgen.cli.inspect_command import inspect_command
+
+    inspect_command(spec, stage, target, parse_dims(dim), json)
+
+
+@app.command()
+def opt(
+    file: Annotated[str, typer.Argument(help="A file of IR text; - reads standard input.")] = "-",
+    passes: Annotated[
+        list[str],
+        typer.Option("--passes", "-p", metavar="PASS[,PASS]", help="Passes in order, options in braces; repeatable."),
+    ] = [],  # noqa: B006 (typer reads the default and never changes it)
+    list_passes: Annotated[bool, typer.Option("--list", help="List the passes and exit.")] = False,
+    locations: Annotated[bool, typer.Option(help="Print where each op came from.")] = False,
+    json: Json = False,
+) -> None:
+    """Apply passes to IR text; the verifier runs before the first and after each."""
+    from gemmgen.cli.opt_command import list_passes_command, opt_command
+
+    if list_passes:
+        list_passes_command(json)
+    else:
+        opt_command(file, passes, locations, json)
+
+
+@app.command()
+def targets(json: Json = False) -> None:
+    """List the architectures."""
+    from gemmgen.cli.info_commands import targets_command
+
+    targets_command(json)
+
+
+@app.command()
+def specs(json: Json = False) -> None:
+    """List the shipped specs."""
+    from gemmgen.cli.info_commands import specs_command
+
+    specs_command(json)
+
+
+@app.command()
+def schema(json: Json = False) -> None:
+    """Print the JSON schema of the spec language."""
+    from gemmgen.cli.info_commands import schema_command
+
+    schema_command()
+
+
+@cache_app.command("info")
+def cache_info(json: Json = False) -> None:
+    """Print where the cache is and what it holds."""
+    from gemmgen.cli.info_commands import cache_info_command
+
+    cache_info_command(json)
+
+
+@cache_app.command("clear")
+def cache_clear(json: Json = False) -> None:
+    """Delete every cached kernel."""
+    from gemmgen.cli.info_commands import cache_clear_command
+
+    cache_clear_command(json)

@@ -1,0 +1,119 @@
+"""``gemmgen run``: quantise, compile, run, check and time on this machine's GPU; without one, compile and say so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import util
+from typing import Any
+
+from gemmgen.api import default_target
+from gemmgen.cli.build import Request, TargetBuild, build, choose_targets, print_refused, print_resources, request
+from gemmgen.cli.measurement import Measurement, measure
+from gemmgen.cli.output import console, print_json, print_line, print_table
+from gemmgen.errors import GemmgenError, SpecError
+from gemmgen.kernel import capability_of
+from gemmgen.runtime import driver
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run showed.
+
+    Attributes:
+        asked: the spec and its dimensions.
+        builds: the kernels that were compiled.
+        refused: why some of the spec's targets were left out.
+        obstacle: why nothing was executed; empty when something was.
+        measured: what the GPU showed; None when nothing was executed.
+    """
+
+    asked: Request
+    builds: list[TargetBuild]
+    refused: list[GemmgenError]
+    obstacle: str
+    measured: Measurement | None
+
+    @property
+    def failed(self) -> bool:
+        """Whether a kernel ran and was wrong."""
+        return self.measured is not None and not self.measured.passed
+
+    @property
+    def compile_seconds(self) -> float:
+        """Seconds to compile the kernels, or to find them in the cache."""
+        return sum(built.seconds for built in self.builds)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "spec": self.asked.spec.name,
+            "dims": self.asked.dims,
+            "executed": self.measured is not None,
+            "not_executed_because": self.obstacle or None,
+            "passed": None if self.measured is None else self.measured.passed,
+            "measurement": None if self.measured is None else self.measured.to_dict(),
+            "kernels": [kernel for built in self.builds for kernel in built.to_dicts()],
+            "compile_seconds": self.compile_seconds,
+            "left_out": [reason.as_dict() for reason in self.refused],
+        }
+
+
+def run_command(source: str, target: str | None, dims: dict[str, int], seed: int, as_json: bool) -> bool:
+    """Run a spec; see ``gemmgen run --help``. Returns whether nothing was wrong."""
+    asked = request(source, dims)
+    if asked.m is None:
+        raise SpecError(
+            "dimension M has no size",
+            where=asked.spec.position("problem.dims.M"),
+            got="dynamic",
+            need="an integer for M",
+            fix="add --dim M=4096",
+        )
+    native = target or default_target(asked.spec)
+    obstacle = why_not_executed(native)
+    targets, refused = choose_targets(asked.spec, target if obstacle else native)
+    with console(stderr=True).status("compiling"):
+        builds = [build(asked, name) for name in targets]
+    measured = None if obstacle else measure(asked, native, seed)
+    report = Report(asked, builds, refused, obstacle, measured)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        _print(report)
+    return not report.failed
+
+
+def why_not_executed(target: str) -> str:
+    """What keeps this machine from running a kernel for ``target``; empty when nothing does."""
+    if not driver.device_count():
+        return "this machine has no GPU"
+    properties = driver.device_properties(0)
+    if capability_of(target) != properties.capability:
+        return f"{properties.name} has compute capability {'{}.{}'.format(*properties.capability)}, not {target}'s"
+    if util.find_spec("torch") is None:
+        return "torch is not installed (pip install 'gemmgen[torch]')"
+    import torch
+
+    return "" if torch.cuda.is_available() else "the installed torch has no CUDA"
+
+
+def _print(report: Report) -> None:
+    print_resources(report.asked.title, report.builds)
+    print_refused(report.refused)
+    print_line(f"compiled (or found in the cache) in {report.compile_seconds:.2f} s")
+    measured = report.measured
+    if measured is None:
+        print_line(f"Nothing was executed: {report.obstacle}. The kernels above are compiled, not run.", "bold yellow")
+        return
+    rows = [("device", measured.device), ("error", f"{measured.error:.2e} (at most {measured.tolerance:.0e})")]
+    if measured.time_us is not None:
+        rows += [
+            ("time", f"{measured.time_us:.2f} µs"),
+            ("compute", f"{measured.tflops:.1f} TFLOP/s"),
+            ("memory", f"{measured.gbytes_per_s:.0f} GB/s"),
+        ]
+    print_table("result", ("", "value"), rows)
+    if measured.passed:
+        print_line("passed", "bold green")
+    else:
+        print_line("FAILED: the result is wrong", "bold red")

@@ -1,0 +1,80 @@
+"""The compiler: which kernels serve a spec, and the source of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+
+from gemmgen.backends.capability import capability
+from gemmgen.frontend import build_tile_module
+from gemmgen.ir.core import Module
+from gemmgen.passes.base import PipelineResult
+from gemmgen.passes.pipeline import pipeline
+from gemmgen.runtime.launch_plan import LaunchPlan
+from gemmgen.schedule import Schedule
+from gemmgen.spec.model import GemmSpec
+
+STAGES = {"tile": "promotion", "async": "shared-memory-allocation"}
+"""The pass after which a level is complete; the target's level is what the last pass leaves."""
+
+
+@dataclass(frozen=True)
+class PlanEntry:
+    """The schedule for M from ``m_min`` to ``m_max`` (None: no limit)."""
+
+    m_min: int
+    m_max: int | None
+    schedule: Schedule
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Everything generated for one schedule.
+
+    Attributes:
+        name: the kernel's symbol.
+        source: CUDA C++.
+        launch: how to launch it.
+        schedule: every decision.
+        result: the module after every pass.
+    """
+
+    name: str
+    source: str
+    launch: LaunchPlan
+    schedule: Schedule
+    result: PipelineResult
+
+    @property
+    def ir(self) -> Mapping[str, str]:
+        """IR text by pass name in pipeline order, and by the levels' names ``tile``, ``async`` and ``target``."""
+        texts = {snapshot.stage: str(snapshot.module) for snapshot in self.result.snapshots}
+        levels = {level: texts[stage] for level, stage in STAGES.items() if stage in texts}
+        return {**texts, **levels, "target": str(self.result.module)}
+
+
+def plan(spec: GemmSpec, target: str) -> tuple[PlanEntry, ...]:
+    """The kernels for every M of a spec whose other dimensions are fixed, by ascending M."""
+    record = capability(target)
+    heuristics = import_module(f"gemmgen.backends.{record.dialect}.heuristics")
+    return tuple(PlanEntry(low, high, schedule) for low, high, schedule in heuristics.plan(spec, record))
+
+
+def build(spec: GemmSpec, target: str, schedule: Schedule) -> Artifact:
+    """Generate the source for one schedule.
+
+    Raises:
+        ScheduleError: the target's hardware cannot do what the schedule says.
+    """
+    record = capability(target)
+    result = pipeline(schedule, record).run(build_tile_module(spec, schedule, target))
+    return artifact_of(result, schedule)
+
+
+def artifact_of(result: PipelineResult, schedule: Schedule) -> Artifact:
+    """The artifact of a pipeline's result."""
+    module: Module = result.module
+    backend = f"gemmgen.backends.{capability(module.target).dialect}"
+    source = import_module(f"{backend}.source").emit_cuda(module)
+    return Artifact(module.name, source, import_module(f"{backend}.launch").launch_plan(module), schedule, result)

@@ -1,0 +1,256 @@
+"""Ops of the async level: who does what, and when. Rings hand tiles from loading warps to multiplying warps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
+
+from gemmgen.errors import IRError
+from gemmgen.ir.attributes import register_record
+from gemmgen.ir.core import Effect, Level, Op, Region, Value
+from gemmgen.ir.schema import attr, operand, region, register_op, result
+from gemmgen.ir.tile_ops import mem
+from gemmgen.ir.types import SCALAR_BITS, MemType, RingType
+
+ASYNC_ONLY = frozenset({Level.ASYNC})
+
+
+def tile_bytes(kind: MemType) -> int:
+    """Bytes of a dense tile whose extents are known."""
+    elements = math.prod(int(extent) for extent in kind.shape)  # pyright: ignore[reportArgumentType]
+    return elements * SCALAR_BITS[kind.dtype.name] // 8
+
+
+class Engine(StrEnum):
+    """What moves a buffer's bytes: the bulk copy engine, or 4-byte copies issued by the lanes of a warp."""
+
+    BULK = "bulk"
+    LANES = "lanes"
+
+
+@register_record("buffer")
+@dataclass(frozen=True)
+class Buffer:
+    """One tile of every stage of a ring.
+
+    ``offset`` is the byte offset of stage 0 in the CTA's shared memory, −1 until ``shared-memory-allocation`` ran;
+    stage s lies ``stage_bytes`` · s further on.
+    """
+
+    name: str
+    type: MemType
+    engine: Engine
+    stage_bytes: int
+    offset: int = -1
+
+    @property
+    def tile_bytes(self) -> int:
+        """Bytes that one load delivers."""
+        return tile_bytes(self.type)
+
+
+@register_op
+@dataclass(frozen=True)
+class RingOp(Op):
+    """A ring of ``stages`` shared-memory stages, each holding one tile of every buffer.
+
+    ``cluster`` CTAs write into each other's stages, so a stage is free only when all of them have released it.
+    ``offset`` is the byte offset of its barriers.
+
+    ``%ring = async.ring() {stages=5, buffers=[#buffer{name="a", …}]} : ring<5>``
+    """
+
+    NAME: ClassVar[str] = "async.ring"
+    LEVELS: ClassVar[frozenset[Level]] = ASYNC_ONLY
+
+    buffers: tuple[Buffer, ...] = attr()
+    cluster: int = attr(default=1)
+    offset: int = attr(default=-1)
+    result: Value = result()
+
+    @property
+    def stages(self) -> int:
+        """Number of stages."""
+        assert isinstance(self.result.type, RingType)
+        return self.result.type.stages
+
+    def buffer(self, name: str) -> Buffer:
+        """The buffer called ``name``.
+
+        Raises:
+            IRError: the ring has none.
+        """
+        for found in self.buffers:
+            if found.name == name:
+                return found
+        raise IRError(f"{self.result} has no buffer '{name}'", need=", ".join(b.name for b in self.buffers))
+
+    def verify(self) -> None:
+        """A ring has a stage, and buffers with different names."""
+        names = [buffer.name for buffer in self.buffers]
+        if self.stages < 1 or len(set(names)) != len(names) or not names:
+            raise IRError("a ring needs stages and distinct buffers", got=f"{self.stages} stages of {names}")
+
+
+@register_op
+@dataclass(frozen=True)
+class StagingOp(Op):
+    """Shared memory for a tile on its way out.
+
+    ``overlay``: it lies over the stages of the rings, which are idle once the last step of K is done; the barrier at
+    which CTAs meet to exchange it is at ``barrier_offset``.
+
+    ``%out = async.staging() : smem<bf16, [128, 128]>``
+    """
+
+    NAME: ClassVar[str] = "async.staging"
+    LEVELS: ClassVar[frozenset[Level]] = ASYNC_ONLY
+
+    offset: int = attr(default=-1)
+    overlay: bool = attr(default=False)
+    barrier_offset: int = attr(default=-1)
+    result: Value = result()
+
+
+@register_op
+@dataclass(frozen=True)
+class RoleOp(Op):
+    """Warps that run the region, beside the other roles of the CTA.
+
+    ``registers`` per thread, 0 for what the launch gives. Roles follow each other in the CTA in order of appearance.
+
+    ``async.role() {name="math", warps=8, registers=232} do { … }``
+    """
+
+    NAME: ClassVar[str] = "async.role"
+    LEVELS: ClassVar[frozenset[Level]] = ASYNC_ONLY
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.CONTROL})
+
+    name: str = attr()
+    warps: int = attr()
+    registers: int = attr(default=0)
+    body: Region = region()
+
+
+@dataclass(frozen=True)
+class RingStepOp(Op):
+    """Base of the ops that move a stage of ``ring`` through its cycle."""
+
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_BARRIER, Effect.WRITES_BARRIER})
+    LEVELS: ClassVar[frozenset[Level]] = ASYNC_ONLY
+
+    ring: Value = operand()
+
+
+@register_op
+@dataclass(frozen=True)
+class AcquireOp(RingStepOp):
+    """Loader: wait until the next stage is free: ``async.acquire(ring=%ring)``."""
+
+    NAME: ClassVar[str] = "async.acquire"
+
+
+@register_op
+@dataclass(frozen=True)
+class CommitOp(RingStepOp):
+    """Loader: the loads issued since ``acquire`` fill this stage; go to the next: ``async.commit(ring=%ring)``."""
+
+    NAME: ClassVar[str] = "async.commit"
+
+
+@register_op
+@dataclass(frozen=True)
+class WaitOp(RingStepOp):
+    """Reader: wait until every load of the next stage has landed: ``async.wait(ring=%ring)``."""
+
+    NAME: ClassVar[str] = "async.wait"
+
+
+@register_op
+@dataclass(frozen=True)
+class ReleaseOp(RingStepOp):
+    """Reader: done with this stage; go to the next: ``async.release(ring=%ring)``."""
+
+    NAME: ClassVar[str] = "async.release"
+
+
+@register_op
+@dataclass(frozen=True)
+class AsyncLoadOp(Op):
+    """Start loading a box into ``buffer`` of the acquired stage.
+
+    ``multicast`` CTAs of the cluster need the same box: each loads its share and writes it to all.
+
+    ``async.load(ring=%ring, source=%a, row=%m0, col=%k0) {buffer="a"}``
+    """
+
+    NAME: ClassVar[str] = "async.load"
+    LEVELS: ClassVar[frozenset[Level]] = ASYNC_ONLY
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_GMEM, Effect.WRITES_SMEM})
+
+    ring: Value = operand()
+    source: Value = operand()
+    row: Value = operand()
+    col: Value = operand()
+    buffer: str = attr()
+    multicast: int = attr(default=1)
+
+    def verify(self) -> None:
+        """Sources are matrices in global memory."""
+        if mem(self.source).space != "gmem":
+            raise IRError("a load reads global memory", got=self.source.type, need="gmem")
+
+
+@register_op
+@dataclass(frozen=True)
+class AsyncLoadScalesOp(Op):
+    """Start copying scales into ``buffer`` of the acquired stage.
+
+    ``async.load_scales(ring=%ring, source=%sa, row=%m0, col=%k0) {buffer="sa", block=[1, 128]}``
+    """
+
+    NAME: ClassVar[str] = "async.load_scales"
+    LEVELS: ClassVar[frozenset[Level]] = ASYNC_ONLY
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_GMEM, Effect.WRITES_SMEM})
+
+    ring: Value = operand()
+    source: Value = operand()
+    row: Value = operand()
+    col: Value = operand()
+    buffer: str = attr()
+    block: tuple[int, ...] = attr()
+
+
+@register_op
+@dataclass(frozen=True)
+class ReadOp(Op):
+    """The tile of ``buffer`` in the stage waited for: ``%at = async.read(ring=%ring) {buffer="a"} : smem<…>``."""
+
+    NAME: ClassVar[str] = "async.read"
+    LEVELS: ClassVar[frozenset[Level]] = ASYNC_ONLY
+
+    ring: Value = operand()
+    buffer: str = attr()
+    result: Value = result()
+
+
+@register_op
+@dataclass(frozen=True)
+class AsyncStoreOp(Op):
+    """Write a fragment into ``staging`` and start storing it to ``dest``; the copy ends in the background.
+
+    ``async.store(value=%out, staging=%buf, dest=%d, row=%m0, col=%n0)``
+    """
+
+    NAME: ClassVar[str] = "async.store"
+    LEVELS: ClassVar[frozenset[Level]] = ASYNC_ONLY
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.WRITES_SMEM, Effect.WRITES_GMEM})
+
+    value: Value = operand()
+    staging: Value = operand()
+    dest: Value = operand()
+    row: Value = operand()
+    col: Value = operand()
+    transposed: bool = attr(default=False)

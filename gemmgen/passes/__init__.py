@@ -1,0 +1,1 @@
+"""One pass per file; ``base`` defines what a pass is, ``registry`` finds passes by name."""

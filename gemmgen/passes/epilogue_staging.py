@@ -1,0 +1,55 @@
+"""Epilogue staging: output tiles leave through shared memory, so that the copy engine stores them in the background."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gemmgen.ir.async_ops import AsyncStoreOp, StagingOp
+from gemmgen.ir.builder import Builder
+from gemmgen.ir.core import Level, Module, Op, Region
+from gemmgen.ir.rewrite import NameSupply, map_ops, walk
+from gemmgen.ir.tile_ops import ReducePartsOp, StoreOp, extents, mem
+from gemmgen.ir.types import smem
+from gemmgen.passes.base import Pass
+from gemmgen.passes.registry import register_pass
+
+
+@register_pass
+@dataclass(frozen=True)
+class EpilogueStagingPass(Pass):
+    """Give every tile that leaves the CTA its shared memory.
+
+    Before: ``tile.store`` writes a fragment to global memory.
+    After: a fragment is stored by ``async.store`` through a staging tile. A fragment reduced over CTAs meets its
+    partners in an exchange tile that lies over the ring, with rows padded by ``exchange_pad`` elements (a transposed
+    one by ``exchange_pad_transposed``) against bank conflicts, and is stored straight from the sum.
+    """
+
+    exchange_pad: int = 8
+    exchange_pad_transposed: int = 4
+
+    name: ClassVar[str] = "epilogue-staging"
+    levels: ClassVar[frozenset[Level]] = frozenset({Level.ASYNC})
+
+    def apply(self, module: Module) -> Module:
+        """The module with staging and exchange tiles."""
+        names = NameSupply.of(module)
+        tiles = Builder(names)
+        reduced = any(isinstance(op, ReducePartsOp) for op in walk(module))
+
+        def stage(op: Op) -> Op | None:
+            if isinstance(op, ReducePartsOp):
+                rows, cols = reversed(extents(op.value)) if op.transposed else extents(op.value)
+                pad = self.exchange_pad_transposed if op.transposed else self.exchange_pad
+                kind = smem(mem(op.value).dtype, rows, cols + pad)
+                return op.replace(exchange=tiles.add(StagingOp, overlay=True, result=("exchange", kind)).result)
+            if isinstance(op, StoreOp) and not reduced:
+                kind = smem(mem(op.value).dtype, *extents(op.value))
+                staging = tiles.add(StagingOp, result=("staging", kind)).result
+                return AsyncStoreOp(value=op.value, staging=staging, dest=op.dest, row=op.row, col=op.col,
+                                    transposed=op.transposed, origin=op.origin)  # fmt: skip
+            return None
+
+        staged = map_ops(module, stage)
+        return staged.replace(body=Region((), (*tiles.take(), *staged.body.ops)))

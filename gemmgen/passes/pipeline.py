@@ -1,0 +1,41 @@
+"""The pipeline on one screen: which passes run for a schedule, in which order, and why in that order."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from gemmgen.backends.capability import Capability
+from gemmgen.passes.base import Pass, PassPipeline
+from gemmgen.passes.cluster_multicast import ClusterMulticastPass
+from gemmgen.passes.epilogue_staging import EpilogueStagingPass
+from gemmgen.passes.pipelining import PipeliningPass
+from gemmgen.passes.promotion import PromotionPass
+from gemmgen.passes.register_reallocation import RegisterReallocationPass
+from gemmgen.passes.shared_memory_allocation import SharedMemoryAllocationPass
+from gemmgen.passes.split_k import SplitKPass
+from gemmgen.passes.swap_operands import SwapOperandsPass
+from gemmgen.passes.warp_specialization import WarpSpecializationPass
+from gemmgen.schedule import Schedule
+
+
+def pipeline(schedule: Schedule, target: Capability) -> PassPipeline:
+    """Every pass from tile IR to the target's IR."""
+    s = schedule
+    passes: list[Pass] = [
+        PromotionPass(),  # first: it decides what a product is; everything later moves products around
+        *([SwapOperandsPass()] if s.swap_ab else []),  # before split-k: the reduction must see the final orientation
+        SplitKPass(s.split_k),  # at tile level: afterwards loads and products are in different places
+        PipeliningPass(s.stages),  # leaves the tile level; needs the loads still beside their uses
+        EpilogueStagingPass(),  # after split-k: a reduced tile leaves in another way
+        ClusterMulticastPass(s.cluster),  # before roles: it rewrites the one loop nest, not a copy per role
+        WarpSpecializationPass(s.math_warpgroups),  # needs the ring between loads and products
+        RegisterReallocationPass(s.producer_registers, s.math_registers),  # needs roles
+        SharedMemoryAllocationPass(target.smem_per_cta),  # last at this level: nothing may ask for memory afterwards
+        lowering(schedule, target),
+    ]
+    return PassPipeline(tuple(passes))
+
+
+def lowering(schedule: Schedule, target: Capability) -> Pass:
+    """The pass that lowers to the target's own ops."""
+    return import_module(f"gemmgen.backends.{target.dialect}.lowering").lowering_pass(schedule)

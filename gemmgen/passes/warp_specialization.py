@@ -1,0 +1,86 @@
+"""Warp specialisation: some warps only load, others only multiply, and the ring keeps them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gemmgen.errors import IRError
+from gemmgen.ir.async_ops import AcquireOp, AsyncLoadOp, AsyncLoadScalesOp, CommitOp, RingOp, RoleOp, StagingOp
+from gemmgen.ir.core import Level, Module, Op, Region
+from gemmgen.ir.rewrite import NameSupply, clone_with_fresh_names, walk
+from gemmgen.ir.tile_ops import ForKOp, ForTilesOp, YieldOp
+from gemmgen.passes.base import Pass
+from gemmgen.passes.registry import register_pass
+
+DECLARATIONS = (RingOp, StagingOp)
+WARPS_PER_GROUP = 4
+
+
+@register_pass
+@dataclass(frozen=True)
+class WarpSpecializationPass(Pass):
+    """Give loading and computing to different warps.
+
+    Before: all warps of the CTA run the loop nest, loads and products in turn.
+    After: role ``math`` (``math_warpgroups`` of 4 warps) keeps everything but the loads; role ``load`` keeps the bulk
+    loads and role ``scales`` the copies by lanes, one warp each, if there are any. Every role runs the same tiles and
+    the same steps of K; acquire and commit stay with the loads, wait and release with the products.
+    """
+
+    math_warpgroups: int = 2
+
+    name: ClassVar[str] = "warp-specialization"
+    levels: ClassVar[frozenset[Level]] = frozenset({Level.ASYNC})
+
+    def apply(self, module: Module) -> Module:
+        """The module with roles."""
+        if any(isinstance(op, RoleOp) for op in walk(module)):
+            raise IRError("the module has roles already", where=f"module @{module.name}", fix="run the pass once")
+        if not any(isinstance(op, RingOp) for op in walk(module)):
+            raise IRError("no ring to put between the roles", where=f"module @{module.name}", fix="run pipelining first")
+        shared = tuple(op for op in module.body.ops if isinstance(op, DECLARATIONS))
+        work = Region((), tuple(op for op in module.body.ops if not isinstance(op, DECLARATIONS)))
+        roles = [_role("math", self.math_warpgroups * WARPS_PER_GROUP, _without(work, _is_loading))]
+        names = NameSupply.of(module)
+        for name, kind in (("load", AsyncLoadOp), ("scales", AsyncLoadScalesOp)):
+            if any(isinstance(op, kind) for op in walk(work)):
+                roles.append(_role(name, 1, _clone(_only_loading(work, kind), names)))
+        return module.replace(body=Region((), (*shared, *roles)))
+
+
+def _role(name: str, warps: int, body: Region) -> RoleOp:
+    return RoleOp(name=name, warps=warps, body=body)
+
+
+def _is_loading(op: Op) -> bool:
+    return isinstance(op, AcquireOp | CommitOp | AsyncLoadOp | AsyncLoadScalesOp)
+
+
+def _without(region: Region, drop: Callable[[Op], bool]) -> Region:
+    kept = tuple(_inside(op, lambda body: _without(body, drop)) for op in region.ops if not drop(op))
+    return Region(region.args, kept)
+
+
+def _only_loading(region: Region, kind: type[Op]) -> Region:
+    """The loops of the region, with nothing in them but the loads of one kind and their ring steps."""
+    ops: list[Op] = []
+    for op in region.ops:
+        if isinstance(op, ForTilesOp):
+            ops.append(op.replace(body=_only_loading(op.body, kind)))
+        elif isinstance(op, ForKOp):
+            body = _only_loading(op.body, kind)
+            step = Region(body.args[:1], (*body.ops, YieldOp(origin=op.origin)))
+            ops.append(op.replace(inits=(), results=(), body=step))
+        elif isinstance(op, AcquireOp | CommitOp | kind):
+            ops.append(op)
+    return Region(region.args, tuple(ops))
+
+
+def _inside(op: Op, change: Callable[[Region], Region]) -> Op:
+    return op.replace(body=change(op.body)) if isinstance(op, ForTilesOp | ForKOp) else op
+
+
+def _clone(region: Region, names: NameSupply) -> Region:
+    return clone_with_fresh_names(region, names)[0]

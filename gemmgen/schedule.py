@@ -1,0 +1,78 @@
+"""The schedule: every number that the spec leaves open, decided. Heuristics make it, passes read it, people print it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from gemmgen.errors import ScheduleError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How one kernel works.
+
+    Attributes:
+        tile: rows of D, columns of D and elements of K per CTA and step.
+        stages: stages of the shared-memory ring.
+        cluster: CTAs along (m, n) that share operands by multicast.
+        split_k: CTAs that share one output tile, each with a part of K.
+        swap_ab: rows of D lie on the tensor core's N side.
+        math_warpgroups: warpgroups that multiply.
+        producer_registers: registers per thread of the loading warps; 0 leaves them as launched.
+        math_registers: the same for multiplying warps.
+        raster_group: tiles along ``raster_along`` that are visited before the other axis advances.
+        raster_along: ``m`` or ``n``.
+        pdl: the kernel is launched with programmatic stream serialization.
+    """
+
+    tile: tuple[int, int, int]
+    stages: int
+    cluster: tuple[int, int] = (1, 1)
+    split_k: int = 1
+    swap_ab: bool = False
+    math_warpgroups: int = 2
+    producer_registers: int = 0
+    math_registers: int = 0
+    raster_group: int = 8
+    raster_along: str = "m"
+    pdl: bool = False
+
+    @property
+    def cluster_size(self) -> int:
+        """CTAs per cluster, whatever they share."""
+        return self.cluster[0] * self.cluster[1] * self.split_k
+
+    @property
+    def scheduler(self) -> str:
+        """The name of the way tiles are dealt out: ``persistent`` or ``split_k``."""
+        return "split_k" if self.split_k > 1 else "persistent"
+
+    def replace(self, **changes: Any) -> Schedule:
+        """The same schedule with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON; ``from_dict`` reads them back."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Schedule:
+        """The schedule that ``to_dict`` wrote.
+
+        Raises:
+            ScheduleError: a field is missing or unknown.
+        """
+        try:
+            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+        except TypeError as error:
+            raise ScheduleError("not a schedule", got=fields, need="the fields of Schedule", fix=str(error)) from None
+
+    def __str__(self) -> str:
+        m, n, k = self.tile
+        parts = [f"{m}x{n}x{k}", f"stages={self.stages}", f"warpgroups={self.math_warpgroups}"]
+        parts += [f"cluster={self.cluster[0]}x{self.cluster[1]}"] if self.cluster != (1, 1) else []
+        parts += [f"split_k={self.split_k}"] if self.split_k > 1 else []
+        parts += ["swap_ab"] if self.swap_ab else []
+        return " ".join(parts)
