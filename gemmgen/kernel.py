@@ -97,8 +97,8 @@ class Kernel:
             ArgumentError: an argument is wrong; nothing was launched.
             NotCompiledError: strict mode, and the kernel is not compiled.
         """
-        if b is None:
-            a, sa, b, sb = _unpack(self._signature, a, sa)
+        if sa is None or sb is None:
+            a, sa, b, sb = _unpack(self._signature, a, sa, b, sb)
         if out is None:
             out = self._allocate(a, b)
         try:
@@ -119,8 +119,8 @@ class Kernel:
         num_sms: int | None = None,
     ) -> BoundCall:
         """Check everything once and return a callable that only launches; arguments are those of a call."""
-        if b is None:
-            a, sa, b, sb = _unpack(self._signature, a, sa)
+        if sa is None or sb is None:
+            a, sa, b, sb = _unpack(self._signature, a, sa, b, sb)
         if out is None:
             out = self._allocate(a, b)
         launch, problem = self._prepare(a, sa, b, sb, out, 0, num_sms)
@@ -323,28 +323,35 @@ def _call_key(a: Any, sa: Any, b: Any, sb: Any, out: Any, num_sms: int | None) -
     )  # fmt: skip
 
 
-def _unpack(signature: GemmSignature, a: Any, b: Any) -> tuple[Any, Any, Any, Any]:
-    """``(qa, qb)`` or ``((a, sa), (b, sb))`` as four tensors."""
+def _unpack(signature: GemmSignature, a: Any, sa: Any, b: Any, sb: Any) -> tuple[Any, Any, Any, Any]:
+    """Four tensors from ``(qa, qb)``, ``((a, sa), (b, sb))``, or four arguments of which some are such pairs."""
+    if b is None:
+        a, sa, b, sb = a, None, sa, None
     if b is None:
         raise ArgumentError("b is missing", where="b", got="nothing", need="a matrix [N, K]",
                             fix="call kernel(a, sa, b, sb) or kernel(qa, qb)")  # fmt: skip
-    return *_pair("a", a, signature.a_block), *_pair("b", b, signature.b_block)
+    if sa is None:
+        a, sa = _pair("a", a, signature.a_block)
+    if sb is None:
+        b, sb = _pair("b", b, signature.b_block)
+    return a, sa, b, sb
 
 
 def _pair(name: str, value: Any, block: tuple[int | str, int | str] | None) -> tuple[Any, Any]:
+    """Data and scales of a quantised tensor or a pair; a bare tensor has no scales."""
+    if isinstance(value, QuantizedTensor):
+        if block is not None and value.block != block and value.block != _block_extents(block, value.shape):
+            raise ArgumentError(
+                "the tensor is quantised in other blocks",
+                where=name,
+                got=f"block {value.block}",
+                need=f"block ({block[0]}, {block[1]})",
+                fix=f"pass gemmgen.quantize(x, block=({block[0]}, {block[1]}))",
+            )
+        return value.data, value.scale
     if isinstance(value, tuple) and len(value) == 2:
         return value
-    if not isinstance(value, QuantizedTensor):
-        return value, None
-    if block is not None and _block_extents(block, value.shape) != value.block:
-        raise ArgumentError(
-            "the tensor is quantised in other blocks",
-            where=name,
-            got=f"block {value.block}",
-            need=f"block ({block[0]}, {block[1]})",
-            fix=f"pass gemmgen.quantize(x, block=({block[0]}, {block[1]}))",
-        )
-    return value.data, value.scale
+    return value, None
 
 
 def _block_extents(block: tuple[int | str, int | str], shape: tuple[int, int]) -> tuple[int, int]:

@@ -138,11 +138,11 @@ class FakeCuda:
         ids = real.CUlaunchAttributeID
         attributes = {attribute.id: attribute.value for attribute in config.attrs}
         cluster = attributes.get(ids.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION)
-        table = (ctypes.c_uint64 * 9).from_address(params)
+        table = (ctypes.c_uint64 * 10).from_address(params)
         a, b, d = (_matrix(address, dtype) for address, dtype in zip(table[:3], (E4M3, E4M3, BF16), strict=True))
         m = ctypes.c_int32.from_address(table[5]).value
         sa = _strided(_word(table[3]), (m, -(-a.shape[1] // 128)), (_word(table[6]), _word(table[7])))
-        sb = _strided(_word(table[4]), (-(-b.shape[0] // 128), sa.shape[1]), (_word(table[8]), 1))
+        sb = _strided(_word(table[4]), (-(-b.shape[0] // 128), sa.shape[1]), (_word(table[8]), _word(table[9])))
         left = a.astype(np.float32) * sa.repeat(128, 1)[:, : a.shape[1]]
         right = b.astype(np.float32) * sb.repeat(128, 0).repeat(128, 1)[: b.shape[0], : b.shape[1]]
         d[...] = left @ right.T
@@ -220,13 +220,14 @@ PARAMS = (
     ScalarParam("stride_sa_m", "int64", "stride:sa:0"),
     ScalarParam("stride_sa_k", "int64", "stride:sa:1"),
     ScalarParam("stride_sb_n", "int64", "stride:sb:0"),
+    ScalarParam("stride_sb_k", "int64", "stride:sb:1"),
 )
 
 SOURCE = """struct __align__(64) CUtensorMap { unsigned long long opaque[16]; };
 extern "C" __global__ void __launch_bounds__(384, 1) NAME(
     const __grid_constant__ CUtensorMap tma_a, const __grid_constant__ CUtensorMap tma_b,
     const __grid_constant__ CUtensorMap tma_d, const float* sa, const float* sb, int m,
-    long long stride_sa_m, long long stride_sa_k, long long stride_sb_n) {}
+    long long stride_sa_m, long long stride_sa_k, long long stride_sb_n, long long stride_sb_k) {}
 """
 
 

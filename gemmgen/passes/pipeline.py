@@ -23,8 +23,8 @@ def pipeline(schedule: Schedule, target: Capability) -> PassPipeline:
     s = schedule
     passes: list[Pass] = [
         PromotionPass(),  # first: it decides what a product is; everything later moves products around
-        *([SwapOperandsPass()] if s.swap_ab else []),  # before split-k: the reduction must see the final orientation
         SplitKPass(s.split_k),  # at tile level: afterwards loads and products are in different places
+        *([SwapOperandsPass()] if s.swap_ab else []),  # after split-k: the reduction it adds is transposed too
         PipeliningPass(s.stages),  # leaves the tile level; needs the loads still beside their uses
         EpilogueStagingPass(),  # after split-k: a reduced tile leaves in another way
         ClusterMulticastPass(s.cluster),  # before roles: it rewrites the one loop nest, not a copy per role

@@ -71,6 +71,7 @@ class MathLowering:
                     waves = range(rows // hw.WGMMA_ROWS // self.warpgroups)
                     kind = frag(F32, hw.WGMMA_ROWS, columns)
                     self.pieces[op.result] = [self.ir.add(ZeroOp, result=("sum", kind)).result for _ in waves]
+                    self.part = self.ir.add(ZeroOp, result=("part", kind)).result
                 case MapOp():
                     self._map(op)
                 case ReducePartsOp():
@@ -101,24 +102,21 @@ class MathLowering:
         ir.add(WaitOp, barriers=ctx.full, cursor=cursor, flip=False)
         for wave, acc in enumerate(pieces):
             with ir.at(mma.origin):
-                part = self._multiply(mma, read, cursor, len(pieces), wave)
+                self._multiply(mma, read, cursor, len(pieces), wave)
             with ir.at(promote.origin):
                 scales = self._scales(promote, read, cursor, len(pieces), wave)
-                ir.add(WgmmaWaitOp, values=[part], pending=0)
+                ir.add(WgmmaWaitOp, values=[self.part], pending=0)
                 if wave == len(pieces) - 1:
                     ir.add(ReleaseOp, barriers=ctx.empty, cursor=cursor, cluster=ctx.ring.cluster)
-                self._promote(promote, acc, part, scales)
+                self._promote(promote, acc, scales)
         self.pieces[promote.result] = pieces
 
-    def _multiply(self, mma: MmaOp, read: dict[Value, str], cursor: Value, waves: int, wave: int) -> Value:
-        columns = extents(mma.result)[1]
+    def _multiply(self, mma: MmaOp, read: dict[Value, str], cursor: Value, waves: int, wave: int) -> None:
         k_bytes = extents(mma.a)[1] * SCALAR_BITS[mem(mma.a).dtype.name] // 8
-        op = self.ir.add(
-            WgmmaOp, cursor=cursor, a=read[mma.a], b=read[mma.b], a_dtype=mem(mma.a).dtype.name,
+        self.ir.add(
+            WgmmaOp, part=self.part, cursor=cursor, a=read[mma.a], b=read[mma.b], a_dtype=mem(mma.a).dtype.name,
             b_dtype=mem(mma.b).dtype.name, steps=k_bytes // hw.MMA_K_BYTES, row_bytes=k_bytes, waves=waves, wave=wave,
-            result=("part", frag(F32, hw.WGMMA_ROWS, columns)),
         )  # fmt: skip
-        return op.result
 
     def _scales(
         self, op: PromoteOp, read: dict[Value, str], cursor: Value, waves: int, wave: int
@@ -139,12 +137,12 @@ class MathLowering:
                       need="one scale per row with blocks of columns, or one block of rows with a scale per column",
                       fix="choose tile rows that divide the scale block")  # fmt: skip
 
-    def _promote(self, op: PromoteOp, acc: Value, part: Value, scales: tuple[Value, Value]) -> None:
+    def _promote(self, op: PromoteOp, acc: Value, scales: tuple[Value, Value]) -> None:
         if op.row_block == 1:
-            self.ir.add(PromoteRowsOp, acc=acc, part=part, rows=scales[0], blocks=scales[1], first=op.col,
+            self.ir.add(PromoteRowsOp, acc=acc, part=self.part, rows=scales[0], blocks=scales[1], first=op.col,
                         block=op.col_block)  # fmt: skip
         else:
-            self.ir.add(PromoteColumnsOp, acc=acc, part=part, blocks=scales[0], columns=scales[1])
+            self.ir.add(PromoteColumnsOp, acc=acc, part=self.part, blocks=scales[0], columns=scales[1])
 
     def _map(self, op: MapOp) -> None:
         if op.expression != "acc" or mem(op.result).dtype.name != "bf16":

@@ -18,15 +18,14 @@ def _thread_position(op: ops.ThreadPositionOp, module: Module) -> Emission:
 
 @emits(ops.ZeroOp, TARGET)
 def _zero(op: ops.ZeroOp, module: Module) -> Emission:
-    return statement(f"float {op.result.name}[{_count(op.result)}] = {{}};", "FP32 accumulators of this thread")
+    return statement(f"float {op.result.name}[{_count(op.result)}] = {{}};", "FP32 registers of this thread")
 
 
 @emits(ops.WgmmaOp, TARGET)
 def _wgmma(op: ops.WgmmaOp, module: Module) -> Emission:
-    columns = extents(op.result)[1]
+    columns = extents(op.part)[1]
     fields = {
-        "part": op.result.name,
-        "count": _count(op.result),
+        "part": op.part.name,
         "a": stage_address(op.a, op.cursor),
         "a_rows": wave_rows(op.waves, op.wave),
         "b": stage_address(op.b, op.cursor),
@@ -118,7 +117,7 @@ def _store_columns(op: ops.StoreColumnsOp, module: Module) -> Emission:
     fields = {
         "value": op.value.name, "base": f"smem + {offset(op.area)}", "wave": wave_index(op.waves, op.wave),
         "wave_bytes": columns * hw.SWIZZLE_BYTES, "row_bytes": hw.SWIZZLE_BYTES,
-        "pairs": columns // 16, "odd": [columns // 8 - 1] if columns % 16 else [],
+        "pairs": [columns // 16] if columns >= 16 else [], "odd": [columns // 8 - 1] if columns % 16 else [],
     }  # fmt: skip
     names = ["pack_bf16"] + ["stmatrix_4_transposed"] * (columns >= 16) + ["stmatrix_2_transposed"] * (columns % 16 > 0)
     return Emission("store_columns", fields, helpers(*names))

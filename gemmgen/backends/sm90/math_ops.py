@@ -36,14 +36,16 @@ class ZeroOp(Sm90Op):
 @register_op
 @dataclass(frozen=True)
 class WgmmaOp(Sm90Op):
-    """Start ``a · bᵀ`` of the cursor's stage into a new fragment: ``steps`` wgmma of 32 bytes of K, one group.
+    """Start ``part = a · bᵀ`` of the cursor's stage: ``steps`` wgmma of 32 bytes of K, one group.
 
     ``waves``, ``wave`` and the warpgroup choose 64 rows of a; b is used whole. Rows are ``row_bytes`` long, swizzled.
+    ``part`` is overwritten; waves share its registers, since one fragment more would not fit.
     """
 
     NAME: ClassVar[str] = "sm90.wgmma"
     EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_SMEM})
 
+    part: Value = operand()
     cursor: Value = operand()
     a: str = attr()
     b: str = attr()
@@ -53,7 +55,6 @@ class WgmmaOp(Sm90Op):
     row_bytes: int = attr()
     waves: int = attr()
     wave: int = attr()
-    result: Value = result()
 
 
 @register_op

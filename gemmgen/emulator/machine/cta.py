@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gemmgen.emulator.machine.barriers import ClusterBarrier, NamedBarrier
+from gemmgen.emulator.machine.barriers import ClusterBarrier, Generation, NamedBarrier
 from gemmgen.emulator.machine.clocks import SyncClock
 from gemmgen.emulator.machine.mbarrier import MBarrier
 from gemmgen.emulator.machine.memory import RANK_SHIFT, SHARED_RESERVED, SharedMemory
@@ -151,8 +151,9 @@ class Cta:
         self.exited = False
         self.exit_clock = SyncClock()
         self.remote_uses: dict[int, tuple[int, int]] = {}
-        self.registers_of = dict.fromkeys(range(len(self.groups)), machine.launch_registers)
+        self.registers_of = dict.fromkeys(range(count), machine.launch_registers)
         self.register_pool = 0
+        self.cluster_tokens: dict[int, Generation] = {}
         self.exit_checks: list[Callable[[], None]] = []
 
     def peer(self, rank: int) -> Cta:
@@ -167,6 +168,11 @@ class Cta:
             if agent >= len(order) or order[agent] < epoch:
                 text = f"cta {self.index} exits while its shared memory may still be used by {clocks.labels[agent]}"
                 recorder.add(Kind.EXIT_PEER, text, pc, f"cta {self.index}")
+        for group in self.groups:
+            counts = {self.registers_of[warp.index] for warp in group.warps}
+            if len(counts) > 1:
+                text = f"{group.label} end with different register counts: setmaxnreg must run in all four warps"
+                recorder.add(Kind.REGISTER_POOL, text, None, group.label)
         for check in self.exit_checks:
             check()
 

@@ -301,8 +301,8 @@ class Copy:
             Access(cta, (self._addresses,), (), self._words(tmem[cta]).reshape(-1)) for cta in range(self.cta_group)
         ]
 
-    def execute(self, smem: Sequence[SharedMemory], tmem: Sequence[TensorMemory]) -> None:
-        """Copy from the memories' present contents."""
+    def execute(self, smem: Sequence[SharedMemory], tmem: Sequence[TensorMemory], exact: bool = False) -> None:
+        """Copy from the memories' present contents; ``exact`` changes nothing about a copy."""
         for cta in range(self.cta_group):
             words = smem[cta].data[self._addresses].view(np.uint32)
             where = self._words(tmem[cta])

@@ -23,14 +23,14 @@ class PairCall:
     """A warp's half of an allocation or deallocation that both CTAs of a pair make.
 
     Attributes:
-        cta: the warp's CTA.
+        memory: the tensor memory of the warp's CTA.
         columns: its operand.
         address: its tensor memory address (deallocation), or the result (allocation).
         pc: the instruction.
         done: both halves have met and the operation has been carried out.
     """
 
-    cta: Cta
+    memory: TensorMemory
     columns: int
     address: int
     pc: int
@@ -93,25 +93,27 @@ class TensorCores:
         """What identifies a CTA's pair."""
         return cta.cluster.index, cta.rank & ~1
 
-    def meet(self, kind: str, call: PairCall) -> PairCall:
+    def meet(self, kind: str, cta: Cta, call: PairCall) -> None:
         """Enter one half of a pair's call; ``advance`` carries it out once both are there."""
-        key = (*self.pair_key(call.cta), kind)
-        meeting = self._meetings.setdefault(key, _Meeting())
-        meeting.waiting[call.cta.rank & 1].append(call)
-        return call
+        meeting = self._meetings.setdefault((*self.pair_key(cta), kind), _Meeting())
+        meeting.waiting[cta.rank & 1].append(call)
 
-    def advance(self, kind: str, cta: Cta) -> bool:
+    def can_advance(self, kind: str, cta: Cta) -> bool:
+        """Whether ``advance`` would carry a call out, or find it illegal."""
+        meeting = self._meetings[(*self.pair_key(cta), kind)]
+        if not all(meeting.waiting):
+            return False
+        return kind == "dealloc" or all(queue[0].memory.has_room(queue[0].columns) for queue in meeting.waiting)
+
+    def advance(self, kind: str, cta: Cta) -> None:
         """Carry out the next call of the pair if both halves are there and the columns are free.
-
-        Returns:
-            Whether a call was carried out.
 
         Raises:
             MemoryFault: the halves disagree, or the call is illegal.
         """
         meeting = self._meetings[(*self.pair_key(cta), kind)]
         if not all(meeting.waiting):
-            return False
+            return
         halves = [queue[0] for queue in meeting.waiting]
         if halves[0].columns != halves[1].columns or (kind == "dealloc" and halves[0].address != halves[1].address):
             raise MemoryFault(
@@ -119,22 +121,20 @@ class TensorCores:
                 f"the CTAs of a pair call tcgen05.{kind} with different operands: "
                 + " and ".join(f"{half.columns} columns at 0x{half.address:x}" for half in halves),
             )
-        memories = [self.memory(half.cta) for half in halves]
         if kind == "dealloc":
-            for half, memory in zip(halves, memories, strict=True):
-                memory.release(half.address, half.columns)
-        elif not self._allocate_both(halves, memories):
-            return False
+            for half in halves:
+                half.memory.release(half.address, half.columns)
+        elif not self._allocate_both(halves):
+            return
         for queue in meeting.waiting:
             queue.popleft().done = True
-        return True
 
     @staticmethod
-    def _allocate_both(halves: list[PairCall], memories: list[TensorMemory]) -> bool:
-        if any(memory.find(halves[0].columns) is None for memory in memories):
+    def _allocate_both(halves: list[PairCall]) -> bool:
+        if any(half.memory.find(half.columns) is None for half in halves):
             return False
-        for half, memory in zip(halves, memories, strict=True):
-            half.address = memory.allocate(half.columns, half.pc) or 0
+        for half in halves:
+            half.address = half.memory.allocate(half.columns, half.pc) or 0
         return True
 
     def _check_exit(self, cta: Cta, memory: TensorMemory) -> None:

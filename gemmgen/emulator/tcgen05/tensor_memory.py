@@ -76,6 +76,13 @@ class TensorMemory:
                 Kind.TMEM_ALLOCATION,
                 f"allocation of {columns} columns after one of {self._last_columns}; sizes must not grow",
             )
+        return self._first_free(columns)
+
+    def has_room(self, columns: int) -> bool:
+        """Whether so many columns are free."""
+        return self._first_free(columns) is not None
+
+    def _first_free(self, columns: int) -> int | None:
         candidates = range(0, TMEM_COLUMNS, columns)
         for first in reversed(candidates) if self._from_top else candidates:
             if not self._taken[first : first + columns].any():
@@ -98,6 +105,13 @@ class TensorMemory:
         Raises:
             MemoryFault: the address and size are not those of an allocation.
         """
+        self.check_allocation(address, columns)
+        del self.allocations[address]
+        self._taken[address : address + columns] = False
+        self.defined[_column_words(address, columns)] = False
+
+    def check_allocation(self, address: int, columns: int) -> None:
+        """Raise MemoryFault unless an allocation of that size starts there."""
         check_columns(columns)
         allocation = self.allocations.get(address)
         if allocation is None or allocation.columns != columns:
@@ -105,9 +119,6 @@ class TensorMemory:
             raise MemoryFault(
                 Kind.TMEM_ALLOCATION, f"tcgen05.dealloc of {columns} columns at 0x{address:x}; allocated: {held}"
             )
-        del self.allocations[address]
-        self._taken[address : address + columns] = False
-        self.defined[_column_words(address, columns)] = False
 
     def words_of(self, address: int, columns: int) -> Where:
         """Word numbers of whole columns."""
