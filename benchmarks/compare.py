@@ -185,34 +185,41 @@ def machine() -> dict[str, str]:
 def _measure_shape(shape: Shape, make_launch: MakeLaunch | None, with_cublas: bool, replays: int) -> Row:
     row = _empty_row(shape)
     inputs = [make_inputs(shape, seed) for seed in range(row.sets)]
-    if with_cublas:
-        row = _measure_cublas(row, inputs, replays)
-    if make_launch is None:
-        return row
+    cublas: list[peers.CublasLaunch] = []
+    if with_cublas and peers.cublas_supports(shape):
+        cublas = [peers.CublasLaunch(x) for x in inputs]
+        cublas[0]()
+        row = replace(row, cublas_diff=diff(cublas[0].result(), reference(inputs[0])))
     try:
-        launches = [make_launch(x) for x in inputs]
-        error = max(check(launches[0], inputs[0]), check(launches[-1], inputs[-1]))
-        timing = time_launches(launches, replays=replays)
+        launches = [make_launch(x) for x in inputs] if make_launch else []
+        if launches:
+            error = max(check(launches[0], inputs[0]), check(launches[-1], inputs[-1]))
+            row = replace(row, diff=error)
+        ours, theirs = _time_in_turns(launches, cublas, replays)
     except torch.AcceleratorError:
         raise
     except Exception as failure:
         return replace(row, error=f"{type(failure).__name__}: {failure}")
-    return _with_timing(replace(row, diff=error), timing)
+    row = replace(row, cublas_us=theirs.median_us) if theirs else row
+    return _with_timing(row, ours) if ours else row
+
+
+def _time_in_turns(
+    ours: Sequence[Launch], theirs: Sequence[Launch], replays: int
+) -> tuple[Timing | None, Timing | None]:
+    """Time both kernels as A B B A, so that a chip that warms up or slows down does so for both."""
+    turns: dict[int, list[Timing]] = {0: [], 1: []}
+    for which, launches in ((1, theirs), (0, ours), (0, ours), (1, theirs)):
+        if launches:
+            turns[which].append(time_launches(launches, replays=replays))
+    first, second = (Timing.mean(turns[which]) if turns[which] else None for which in (0, 1))
+    return first, second
 
 
 def _empty_row(shape: Shape) -> Row:
     record = peers.recorded_dense().get(shape)
     sets = record.sets if record else shape.sets
     return Row(shape.m, shape.n, shape.k, sets, NAN, NAN, NAN, NAN, NAN, NAN, shape.floor_us)
-
-
-def _measure_cublas(row: Row, inputs: Sequence[Inputs], replays: int) -> Row:
-    if not peers.cublas_supports(row.shape):
-        return row
-    launches = [peers.CublasLaunch(x) for x in inputs]
-    launches[0]()
-    error = diff(launches[0].result(), reference(inputs[0]))
-    return replace(row, cublas_us=time_launches(launches, replays=replays).median_us, cublas_diff=error)
 
 
 def _with_timing(row: Row, timing: Timing) -> Row:

@@ -109,6 +109,13 @@ class Timing:
     max_us: float
     launches: int
 
+    @staticmethod
+    def mean(turns: Sequence[Timing]) -> Timing:
+        """One timing of several turns: the mean of their medians, and the extremes of all."""
+        median = statistics.fmean(turn.median_us for turn in turns)
+        low, high = min(turn.min_us for turn in turns), max(turn.max_us for turn in turns)
+        return Timing(median, low, high, sum(turn.launches for turn in turns))
+
 
 def ceil_div(a: int, b: int) -> int:
     """``a / b`` rounded up."""
@@ -220,7 +227,9 @@ def check(launch: Launch, x: Inputs) -> float:
     return diff(x.out, reference(x))
 
 
-def time_launches(fns: Sequence[Launch], *, replays: int = 7, min_graph_us: float = 2000.0) -> Timing:
+def time_launches(
+    fns: Sequence[Launch], *, replays: int = 7, min_graph_us: float = 2000.0, warm_us: float = 20_000.0
+) -> Timing:
     """Time launches with a cold L2: one CUDA graph that goes round all input sets, replayed a few times.
 
     Args:
@@ -228,6 +237,7 @@ def time_launches(fns: Sequence[Launch], *, replays: int = 7, min_graph_us: floa
         replays: timed graph replays.
         min_graph_us: the graph repeats the round until it lasts about this long, so that the cost of starting a
             graph disappears.
+        warm_us: how long the graph runs before it is timed, so that clocks and power have settled.
     """
     for fn in fns:
         fn()
@@ -238,6 +248,8 @@ def time_launches(fns: Sequence[Launch], *, replays: int = 7, min_graph_us: floa
     rounds = max(1, math.ceil(min_graph_us / round_us))
     if rounds > 1:
         graph = _capture(fns, rounds)
+        graph.replay()
+    for _ in range(math.ceil(warm_us / (rounds * round_us))):
         graph.replay()
     launches = rounds * len(fns)
     times = sorted(_replay_us(graph) / launches for _ in range(replays))

@@ -220,3 +220,122 @@ def mn_major(image: np.ndarray, offset: int, matrix: np.ndarray, span: int) -> t
     if span == 16:
         return 128 * blocks, 128, 0
     return 8 * span, 8 * span * blocks, {128: 2, 64: 4, 32: 6}[span]
+
+
+TILES = 5
+_CHUNK = [", ".join(f"r{32 * half + i}" for i in range(32)) for half in range(2)]
+_STORES = "\n".join(
+    f"  st.global.v4.b32 [g+{16 * i}], {{{', '.join(f'r{4 * i + j}' for j in range(4))}}};" for i in range(16)
+)
+
+# Warp 4 issues one mma per tile into two accumulators in turn; warps 0-3 read them out, 64 columns each.
+PIPELINE = f""".version 9.0
+.target sm_100a
+.address_size 64
+.visible .entry k(.param .u64 image, .param .u64 out)
+.maxntid 160
+{{
+  .shared .align 1024 .b8 smem[{IMAGE_BYTES}];
+  .shared .align 8 .b64 bars[4];
+  .shared .align 8 .b32 slot;
+  .reg .pred p, q, elected, no;
+  .reg .b32 t, w, i, base, addr, taddr, cell, d, full, empty, stage, phase, parity, idesc, tile;
+  .reg .b64 g, src, da, db, unit;
+  .reg .b32 r<64>;
+  mov.u32 t, %tid.x;
+  shr.u32 w, t, 5;
+  setp.ne.u32 q, w, 4;
+  setp.ne.u32 no, 0, 0;
+  mov.u32 base, smem;
+  ld.param.u64 g, [image];
+  cvta.to.global.u64 g, g;
+  shl.b32 i, t, 4;
+COPY:
+  cvt.u64.u32 src, i;
+  add.u64 src, g, src;
+  ld.global.v4.b32 {{r0, r1, r2, r3}}, [src];
+  add.u32 addr, base, i;
+  st.shared.v4.b32 [addr], {{r0, r1, r2, r3}};
+  add.u32 i, i, 2560;
+  setp.lt.u32 p, i, {IMAGE_BYTES};
+  @p bra COPY;
+  fence.proxy.async.shared::cta;
+  setp.eq.u32 p, t, 0;
+  mov.u32 full, bars;
+  add.u32 empty, full, 16;
+  @p mbarrier.init.shared::cta.b64 [full], 1;
+  @p mbarrier.init.shared::cta.b64 [full+8], 1;
+  @p mbarrier.init.shared::cta.b64 [empty], 128;
+  @p mbarrier.init.shared::cta.b64 [empty+8], 128;
+  fence.mbarrier_init.release.cluster;
+  @q bra ALLOCATED;
+  mov.u32 addr, slot;
+  tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [addr], 128;
+  tcgen05.relinquish_alloc_permit.cta_group::1.sync.aligned;
+ALLOCATED:
+  bar.sync 0;
+  ld.shared.b32 taddr, [slot];
+  mov.u32 tile, 0;
+  @q bra EPILOGUE;
+  elect.sync _|elected, 0xffffffff;
+  @!elected bra FINISH;
+{descriptor("da", 0, 128, 256, 0)}
+{descriptor("db", 16384, 128, 256, 0)}
+  mov.u32 idesc, 0x08100010;
+ISSUE:
+  and.b32 stage, tile, 1;
+  shr.u32 phase, tile, 1;
+  and.b32 phase, phase, 1;
+  mov.u32 full, bars;
+  mad.lo.u32 full, stage, 8, full;
+  add.u32 empty, full, 16;
+  xor.b32 parity, phase, 1;
+FREE:
+  mbarrier.try_wait.parity.shared::cta.b64 p, [empty], parity;
+  @!p bra FREE;
+  tcgen05.fence::after_thread_sync; // mma sees the epilogue
+  mad.lo.u32 d, stage, 64, taddr;
+  tcgen05.mma.cta_group::1.kind::f8f6f4 [d], da, db, idesc, no;
+  tcgen05.commit.cta_group::1.mbarrier::arrive::one.shared::cluster.b64 [full];
+  add.u64 db, db, 128;
+  add.u32 tile, tile, 1;
+  setp.lt.u32 p, tile, {TILES};
+  @p bra ISSUE;
+  bra FINISH;
+EPILOGUE:
+  ld.param.u64 g, [out];
+  cvta.to.global.u64 g, g;
+  mad.wide.u32 g, t, 256, g;
+  shl.b32 cell, w, 21;
+  add.u32 cell, cell, taddr;
+READ:
+  and.b32 stage, tile, 1;
+  shr.u32 phase, tile, 1;
+  and.b32 phase, phase, 1;
+  mov.u32 full, bars;
+  mad.lo.u32 full, stage, 8, full;
+  add.u32 empty, full, 16;
+DONE:
+  mbarrier.try_wait.parity.shared::cta.b64 p, [full], phase;
+  @!p bra DONE;
+  tcgen05.fence::after_thread_sync; // epilogue sees the mma
+  mad.lo.u32 d, stage, 64, cell;
+  tcgen05.ld.sync.aligned.32x32b.x32.b32 {{{_CHUNK[0]}}}, [d];
+  tcgen05.ld.sync.aligned.32x32b.x32.b32 {{{_CHUNK[1]}}}, [d+32];
+  tcgen05.wait::ld.sync.aligned; // loads are done
+  tcgen05.fence::before_thread_sync; // hand over
+  mbarrier.arrive.shared::cta.b64 _, [empty];
+{_STORES}
+  add.u64 g, g, {128 * 256};
+  add.u32 tile, tile, 1;
+  setp.lt.u32 p, tile, {TILES};
+  @p bra READ;
+FINISH:
+  bar.warp.sync 0xffffffff;
+  bar.sync 0;
+  @q bra LEAVE;
+  tcgen05.dealloc.cta_group::1.sync.aligned.b32 taddr, 128;
+LEAVE:
+  ret;
+}}
+"""

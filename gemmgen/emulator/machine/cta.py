@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gemmgen.emulator.machine.barriers import ClusterBarrier, Generation, NamedBarrier
+from gemmgen.emulator.machine.bulk_groups import BulkGroups
 from gemmgen.emulator.machine.clocks import SyncClock
 from gemmgen.emulator.machine.mbarrier import MBarrier
 from gemmgen.emulator.machine.memory import RANK_SHIFT, SHARED_RESERVED, SharedMemory
 from gemmgen.emulator.machine.registers import RegisterFile
 from gemmgen.emulator.machine.unit import WARP, Fragment, Unit, Warp
+from gemmgen.emulator.machine.wgmma_state import WgmmaState
 from gemmgen.emulator.report import Kind
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ class WarpGroup:
             unit.fragments = [Fragment(0, 0, unit.live.copy())]
         self.label = f"cta {cta.index} warps {warps[0].index}-{warps[-1].index}"
         self.wgmma_agent = 0
+        self.wgmma_log: dict[int, Any] = {}
 
     @property
     def dissolved(self) -> bool:
@@ -153,6 +156,9 @@ class Cta:
         self.remote_uses: dict[int, tuple[int, int]] = {}
         self.registers_of = dict.fromkeys(range(count), machine.launch_registers)
         self.register_pool = 0
+        self.wgmma_states = {warp.index: WgmmaState() for warp in self.warps}
+        self.bulk_groups: dict[tuple[int, int], BulkGroups] = {}
+        self.copy_groups: dict[int, Any] = {}
         self.cluster_tokens: dict[int, Generation] = {}
         self.exit_checks: list[Callable[[], None]] = []
 
@@ -173,6 +179,17 @@ class Cta:
             if len(counts) > 1:
                 text = f"{group.label} end with different register counts: setmaxnreg must run in all four warps"
                 recorder.add(Kind.REGISTER_POOL, text, None, group.label)
+        for barrier in self.mbarriers.values():
+            known = order[barrier.agent] if barrier.agent < len(order) else 0
+            if barrier.issued_epoch > known:
+                text = f"cta {self.index} exits while transfers that {barrier.name} tracks may be in flight"
+                recorder.add(Kind.EXIT_IN_FLIGHT, text, barrier.issued_pc, f"cta {self.index}")
+        for index, state in self.wgmma_states.items():
+            if state.owned:
+                register, (_, pc) = next(iter(state.owned.items()))
+                what = "uncommitted" if state.current else "committed but not waited for"
+                text = f"warp {index} ends with a wgmma {what}, which owns {register.name}"
+                recorder.add(Kind.WGMMA_UNCOMMITTED, text, pc, f"cta {self.index} warp {index}")
         for check in self.exit_checks:
             check()
 

@@ -78,6 +78,7 @@ class Machine:
         self.resident: list[Cluster] = []
         self.progress = 0
         self.sync_objects: dict[tuple[str, int], SyncClock] = {}
+        self.acquired_maps: dict[tuple[int, int], int] = {}
         self.counters: dict[str, int] = {}
         self._waiting_clusters = self._cluster_origins()
         self._next_cluster = 0

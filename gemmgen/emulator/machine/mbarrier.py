@@ -25,7 +25,9 @@ class MBarrier:
         transactions: bytes the current phase still expects; negative when they came before ``expect_tx``.
         phase: number of completed phases.
         agent: the agent of the transactions it tracks; their epoch is the phase number plus 1.
-        init_agent, init_epoch: who initialised it.
+        init_agent, init_epoch, init_pc: who initialised it.
+        in_flight: transfers on their way that will count here.
+        issued_epoch, issued_pc: the last transfer issued.
     """
 
     def __init__(self, name: str, count: int, clocks: Clocks, init_agent: int, init_epoch: int, pc: int) -> None:
@@ -43,7 +45,8 @@ class MBarrier:
         self.arriving = SyncClock()
         self.completed = SyncClock()
         self.in_flight = 0
-        self.last_waited: dict[int, int] = {}
+        self.issued_epoch = 0
+        self.issued_pc = -1
 
     @property
     def epoch(self) -> int:

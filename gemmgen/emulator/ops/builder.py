@@ -26,7 +26,7 @@ Step = Callable[["Unit"], "Wait | None"]
 Build = Callable[["Builder"], Step]
 _FAMILIES = (
     "integer bits compare floating half convert move control warp memory atomic matrix fences barriers mbarriers "
-    "cp_async bulk bulk_reduce tensormap wgmma tcgen05"
+    "cp_async bulk bulk_reduce tensormap wgmma"
 ).split()
 _REGISTRY: dict[str, Build] = {}
 SYNC_SEMANTICS = frozenset(["mbar.wait", "bar.sync", "bar.cluster", "bar.red", "wgmma.wait", "bulk.wait", "control.setmaxnreg"])

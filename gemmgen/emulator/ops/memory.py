@@ -167,7 +167,7 @@ def _prefetch(b: Builder) -> Step:
 
 @builds("mem.prefetch_map")
 def _prefetch_map(b: Builder) -> Step:
-    from gemmgen.emulator.ops.bulk import map_address
+    from gemmgen.emulator.ops.bulk_common import map_address
 
     b.expect(1)
     locate = map_address(b, 0)

@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gemmgen.emulator.machine.memory import MemoryFault
+from gemmgen.emulator.machine.mbarrier import BarrierFault, MBarrier
+from gemmgen.emulator.machine.memory import RANK_SHIFT, MemoryFault
 from gemmgen.emulator.machine.scheduler import AsyncOperation
 from gemmgen.emulator.machine.shadow import Access
 from gemmgen.emulator.numerics.descriptors import decode_instruction, decode_tcgen05
 from gemmgen.emulator.numerics.fragments import tmem_copy
 from gemmgen.emulator.ops.builder import Builder, Step, builds, type_id
+from gemmgen.emulator.ops.mbarriers import find_barrier, finish_phase
 from gemmgen.emulator.ptx.operands import Mem, Vec
 from gemmgen.emulator.report import Kind
 from gemmgen.emulator.tcgen05 import matrix
-from gemmgen.emulator.tcgen05.management import cta_group, shared_place
+from gemmgen.emulator.tcgen05.management import cta_group
 from gemmgen.emulator.tcgen05.order import Source
 from gemmgen.emulator.tcgen05.state import TensorCores, tensor_cores
 from gemmgen.emulator.tcgen05.tensor_memory import TensorMemory
@@ -38,7 +40,6 @@ Decode = Callable[["Unit", int], Operation]
 
 _SCALE_COUNTS = {"scale_vec::1X": 1, "scale_vec::2X": 2, "scale_vec::4X": 4, "block16": 4}
 _MAX_INPUT_SCALE = 15
-_FIELD_LIMIT = 0xFFFFFFFF
 
 
 @builds("tcgen05.mma", "tcgen05.mma_scaled")
@@ -60,6 +61,61 @@ def _cp(b: Builder) -> Step:
         return matrix.Copy(layout, group, int(address(x)[lane]), decode_tcgen05(_at(x.views[u64][source], lane)))
 
     return _issuing(b, decode)
+
+
+@builds("tcgen05.commit")
+def _commit(b: Builder) -> Step:
+    multicast = "multicast" in b.modifiers
+    b.expect(2 if multicast else 1)
+    cores, group, space = tensor_cores(b.machine), cta_group(b), b.modifiers.get("space", "generic")
+    address, u16 = b.address(0), type_id("u16")
+    ranks = b.source(1, "u16") if multicast else None
+
+    def step(x: Unit) -> None:
+        for thread, lane, position in _lanes(x):
+            found = find_barrier(b, x, space, int(address(x)[position]), thread)
+            targets = [found]
+            if ranks is not None:
+                targets = _multicast(b, x, found, _at(x.views[u16][ranks], position))
+            try:
+                chain = _chain(cores.group(x.cta, group))
+            except MemoryFault as fault:
+                raise b.fault(x, fault.kind, str(fault)) from None
+            _signal(b, x, targets, cores.order.pipe(thread.warp, lane), chain)
+
+    return step
+
+
+def _multicast(b: Builder, x: Unit, found: tuple[Cta, MBarrier], ranks: int) -> list[tuple[Cta, MBarrier]]:
+    """The barriers at one offset in every CTA of a mask."""
+    owner, barrier = found
+    offset = next(at for at, known in owner.mbarriers.items() if known is barrier)
+    targets = []
+    for rank in range(16):
+        if ranks >> rank & 1:
+            targets.append(find_barrier(b, x, "shared::cluster", rank << RANK_SHIFT | offset, None))
+    return targets
+
+
+def _signal(b: Builder, x: Unit, targets: list[tuple[Cta, MBarrier]], pipe: Source, chain: tuple[str, int]) -> None:
+    """Arrive at barriers once everything the pipe has issued so far is complete."""
+    machine, epoch, who = b.machine, pipe.epoch, f"tcgen05.commit by {x.name}"
+    for owner, _ in targets:
+        if owner is not x.cta:
+            owner.remote_uses[pipe.done] = (epoch, b.pc)
+
+    def run() -> None:
+        for owner, barrier in targets:
+            for agent in (pipe.done, pipe.told):
+                barrier.arriving.add_epoch(agent, epoch)
+            try:
+                barrier.arrive(1, who, b.pc)
+            except BarrierFault as fault:
+                raise machine.recorder.fatal(fault.kind, str(fault), b.pc, who) from None
+            finish_phase(b, None, barrier, owner)
+
+    machine.count("tcgen05.commit")
+    machine.issue(AsyncOperation(run, who, chain, b.pc))
 
 
 class _MmaOperands:

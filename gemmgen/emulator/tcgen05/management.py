@@ -88,10 +88,10 @@ def _meet_allocation(b: Builder, x: Unit, cores: TensorCores, group: int, warp: 
 
 def _pair_call(x: Unit, cores: TensorCores, warp: Warp, kind: str, call: PairCall) -> PairCall | Wait:
     """Make or continue a call that the peer CTA must make too."""
-    cores.group(x.cta, 2)
     assert x.fragment is not None
     tokens, cta = x.fragment.tokens, x.cta
     if warp.index not in tokens:
+        cores.group(cta, 2)
         tokens[warp.index] = call
         cores.meet(kind, cta, call)
     made: PairCall = tokens[warp.index]

@@ -1,0 +1,145 @@
+"""Time many schedules on many shapes: the data behind the heuristics, and the price of each lever.
+
+Run from the repository root on a Hopper GPU::
+
+    python -m benchmarks.sweep --shapes 512x2112x7168,4096x7168x2048 --out /tmp/results
+
+Every schedule's result is checked before it is timed. The JSON has one row per shape and schedule.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemmgen import compiler
+from gemmgen.backends.capability import capability
+from gemmgen.backends.sm90 import heuristics
+from gemmgen.errors import GemmgenError
+from gemmgen.kernel import Kernel
+from gemmgen.runtime.cache import Cache
+from gemmgen.schedule import Schedule
+from gemmgen.spec.loader import load_spec
+
+from . import compare, peers
+from .harness import Shape, check, make_inputs, time_launches
+
+SPEC = "specs/fp8_gemm_nt.yaml"
+TARGET = "sm_90a"
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Stands in for the compiler: one schedule serves every M."""
+
+    schedule: Schedule
+
+    def plan(self, spec, target):  # noqa: ANN001, ANN201
+        """One entry."""
+        return (compiler.PlanEntry(0, None, self.schedule),)
+
+    def build(self, spec, target, schedule):  # noqa: ANN001, ANN201
+        """The compiler's own."""
+        return compiler.build(spec, target, schedule)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Sweep, print the best schedules of every shape, write all of them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", default="", metavar="MxNxK,…", help="these instead of the recorded 63")
+    parser.add_argument("--budget", type=float, default=240.0, help="seconds after which no shape is begun")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    options = parser.parse_args(argv)
+    started, rows = time.monotonic(), []
+    for shape in compare.baseline_shapes(options.shapes):
+        if time.monotonic() - started > options.budget:
+            print(f"out of time before {shape}", file=sys.stderr)
+            break
+        found = sorted(_sweep(shape), key=lambda row: row["us"])
+        rows += found
+        record = peers.recorded_dense().get(shape)
+        best = " | ".join(f"{row['us']:.2f} {_short(row['schedule'])}" for row in found[:SHOWN])
+        print(f"{shape!s:>16} dg {record.deepgemm_us if record else 0:.2f}: {best}", flush=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "sweep.json").write_text(json.dumps(rows))
+    return 0
+
+
+def _sweep(shape: Shape) -> Iterator[dict]:
+    spec = load_spec(SPEC).bind(N=shape.n, K=shape.k)
+    record = capability(TARGET)
+    inputs = [make_inputs(shape, seed) for seed in range(shape.sets)]
+    kernels = [(s, Kernel(spec, TARGET, cache=Cache(None), compiler=Fixed(s))) for s in wide(shape, record)]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(_compiled, [kernel for _, kernel in kernels]))
+    for schedule, kernel in kernels:
+        try:
+            launches = [kernel.bind(x.a, x.sa, x.b, x.sb, out=x.out) for x in inputs]
+            error = check(launches[0], inputs[0])
+            timing = time_launches(launches, replays=5, min_graph_us=1000.0)
+        except GemmgenError as failure:
+            print(f"{shape} {schedule}: {failure}", file=sys.stderr)
+            continue
+        if not error < compare.DIFF_LIMIT:
+            print(f"WRONG {shape} {schedule}: {error}", file=sys.stderr)
+        yield {"m": shape.m, "n": shape.n, "k": shape.k, "schedule": schedule.to_dict(), "us": timing.median_us,
+               "diff": error, "predicted": heuristics.predict(schedule, shape.m, shape.n, shape.k, record)}  # fmt: skip
+
+
+def _compiled(kernel: Kernel) -> None:
+    try:
+        kernel.plan().compile(jobs=1)
+    except GemmgenError as failure:
+        print(failure, file=sys.stderr)
+
+
+def wide(shape: Shape, target) -> Iterator[Schedule]:  # noqa: ANN001
+    """Schedules worth measuring: more than the heuristics ship."""
+    m, n, k = shape.m, shape.n, shape.k
+    steps = -(-k // 128)
+
+    def good(s: Schedule, least: float = 0.0) -> Iterator[Schedule]:
+        s = s.replace(stages=heuristics.most_stages(s, target))
+        ctas = -(-m // s.tile[0]) * -(-n // s.tile[1]) * s.split_k
+        if s.stages >= 2 and steps >= 2 * s.split_k and (s.split_k == 1 or ctas <= 132):
+            yield s
+
+    if m <= 256:
+        for columns in sorted({c for c in (8, 16, 32, 64, 128) if c >= m or c >= 32 and c * 4 >= m} | {min(128, -(-m // 8) * 8)}):
+            if columns > 2 * m and columns > 8:
+                continue
+            for rows, groups, regs in ((64, 1, 0), (128, 2, 1)):
+                for split in (1, 2, 3, 4, 5, 6, 7, 8):
+                    yield from good(Schedule((columns, rows, 128), 0, (1, 1), split, True, groups, 40 * regs, 232 * regs))
+    if m > 64:
+        for rows in (128, 256, 192) if m > 128 else (128,):
+            for columns in (32, 64, 80, 96, 112, 128, 144, 160):
+                if rows * columns > 256 * 128 or rows == 192 and columns > 112 or rows == 256 and columns < 64:
+                    continue
+                groups, producer, math = (3, 32, 160) if rows == 192 else (2, 40, 232)
+                for cluster in ((1, 1), (2, 1), (1, 2)):
+                    if cluster == (2, 1) and (columns % 16 or m <= rows):
+                        continue
+                    yield from good(Schedule((rows, columns, 128), 0, cluster, 1, False, groups, producer, math))
+                if rows == 128 and columns in (64, 96, 128) and m <= 1024:
+                    for split in (2, 3, 4, 5, 6, 7, 8):
+                        yield from good(Schedule((rows, columns, 128), 0, (1, 1), split, False, 2, 40, 232))
+
+
+def _short(s: dict) -> str:
+    words = ["x".join(map(str, s["tile"][:2])), f"s{s['stages']}"]
+    words += [f"sp{s['split_k']}"] if s["split_k"] > 1 else []
+    words += [f"c{s['cluster'][0]}{s['cluster'][1]}"] if s["cluster"] != [1, 1] else []
+    words += ["sw"] if s["swap_ab"] else []
+    return ",".join(words)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
