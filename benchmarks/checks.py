@@ -98,7 +98,7 @@ def unequal_reruns(kernels: Kernels, shape: Shape, reruns: int, seed: int) -> in
 
 
 def outlier_inputs(shape: Shape, seed: int, outliers: bool) -> Inputs:
-    """Operands whose scales are all 1, so that a kernel may apply them per block or once; every 97th k may be large."""
+    """Operands with one scale per row, all 1, so that only the summation differs; every 97th k may be large."""
     x = make_inputs(shape, seed)
 
     def operand(rows: int, offset: int) -> torch.Tensor:
@@ -109,7 +109,8 @@ def outlier_inputs(shape: Shape, seed: int, outliers: bool) -> Inputs:
         return values.clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
 
     a, b = operand(shape.m, 1), operand(shape.n, 2)
-    return replace(x, a=a, b=b, sa=torch.ones_like(x.sa), sb=torch.ones_like(x.sb))
+    sa, sb = (torch.ones(rows, 1, device="cuda") for rows in (shape.m, shape.n))
+    return replace(x, a=a, b=b, sa=sa, sb=sb)
 
 
 def outlier_error(kernels: Kernels, shape: Shape, seed: int, outliers: bool) -> float:

@@ -138,8 +138,10 @@ def quantize(x: torch.Tensor, block_rows: int) -> tuple[torch.Tensor, torch.Tens
 
 
 def dequantize(data: torch.Tensor, scale: torch.Tensor, block_rows: int) -> torch.Tensor:
-    """The f32 values that ``data`` [R, K] stands for."""
+    """The f32 values that ``data`` [R, K] stands for; a single column of scales holds for whole rows."""
     rows, cols = data.shape
+    if scale.shape[1] == 1 < ceil_div(cols, BLOCK):
+        return data.float() * scale
     factors = scale.repeat_interleave(block_rows, 0)[:rows].repeat_interleave(BLOCK, 1)[:, :cols]
     return data.float() * factors
 

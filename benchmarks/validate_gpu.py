@@ -30,6 +30,7 @@ from .compare import DIFF_LIMIT, baseline_shapes, machine
 from .harness import Layout, Shape
 
 SPEC = "specs/fp8_gemm_nt.yaml"
+ROWWISE_SPEC = "specs/fp8_gemm_nt_rowwise.yaml"
 NO_PROMOTION_SPEC = "specs/fp8_gemm_nt_no_promotion.yaml"
 PROMOTION_GAIN = 5.0
 SHOWN_FAILURES = 15
@@ -111,11 +112,11 @@ class Validation:
             self._check(group, "second device", checks.other_device_error, *arguments)
 
     def _promotion(self, group: str) -> None:
-        plain = Kernels(NO_PROMOTION_SPEC)
+        promoting, plain = Kernels(ROWWISE_SPEC), Kernels(NO_PROMOTION_SPEC)
         for outliers in (False, True):
             label = f"K=16384, {'outliers' if outliers else 'normal'}"
             data = (OUTLIER_SHAPE, self.options.seed, outliers)
-            promoted = self._check(group, f"{label}: promoted", checks.outlier_error, self.kernels, *data)
+            promoted = self._check(group, f"{label}: promoted", checks.outlier_error, promoting, *data)
             kept = self._check(group, f"{label}: not promoted", checks.outlier_error, plain, *data, limit=math.inf)
             self._check(group, f"{label}: ratio", lambda p=promoted, k=kept: p / k, limit=1 / PROMOTION_GAIN)
 

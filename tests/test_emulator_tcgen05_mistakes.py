@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tcgen05_kernels as kernels
 from tcgen05_harness import (
     A_AT,
     B_AT,
+    SFA_AT,
     blank,
     check_clean,
     e4m3,
@@ -23,7 +28,7 @@ from tcgen05_harness import (
     simple_operands,
     small_integers,
 )
-from tcgen05_kernels import frame, issue, k_major, mma
+from tcgen05_kernels import descriptor, frame, issue, k_major, mma
 
 from gemmgen.emulator.report import Kind, Report
 
@@ -143,6 +148,33 @@ def test_operands_overwritten_before_the_commit_completes() -> None:
     body += WAIT
     report = mistake(body)
     assert Kind.SOURCE_REUSED in report.kinds(), str(report)
+
+
+def copy_then_mma(hand_over: str, take: str) -> str:
+    """Warp 0 copies scale factors; warp 1 multiplies with them, a barrier between (PTX 9.7.16.6.4.3)."""
+    copies = "".join(
+        descriptor("sd", SFA_AT, 0, 128, 0)
+        + f"  add.u32 x, taddr, {column};\n  tcgen05.cp.cta_group::1.32x128b.warpx4 [x], sd;\n"
+        for column in (64, 68)
+    )
+    return (
+        "  setp.gt.u32 p, w, 1;\n  @p bra ISSUED;\n  elect.sync _|elected, 0xffffffff;\n  @q bra SECOND;\n"
+        f"  @!elected bra FIRST;\n{copies}  {hand_over}\nFIRST:\n  bar.warp.sync 0xffffffff;\n  bar.sync 1, 64;\n"
+        f"  bra ISSUED;\nSECOND:\n  bar.sync 1, 64;\n  @!elected bra ISSUED;\n  {take}\n{ONES}"
+        f"{scaled_mma('mxf8f6f4', '.block32', idesc_scaled(128, 64, 0, 0), 64, 68)}"
+        "  tcgen05.commit.cta_group::1.mbarrier::arrive::one.shared::cluster.b64 [barrier];\nISSUED:\n"
+        f"  bar.warp.sync 0xffffffff;\n{WAIT}"
+    )
+
+
+def test_an_mma_pipelines_behind_another_threads_copy() -> None:
+    check_clean(mistake(copy_then_mma(kernels.BEFORE, kernels.AFTER), columns=128))
+
+
+@pytest.mark.parametrize(("hand_over", "take"), [("", kernels.AFTER), (kernels.BEFORE, "")])
+def test_an_mma_that_is_not_fenced_from_another_threads_copy(hand_over: str, take: str) -> None:
+    report = mistake(copy_then_mma(hand_over, take), columns=128)
+    assert Kind.TCGEN05_ORDER in report.kinds(), str(report)
 
 
 def moved(columns: int, instructions: str) -> str:
@@ -286,3 +318,12 @@ def test_scale_factors_that_are_not_replicated() -> None:
     operands += scaled_mma("mxf8f6f4", ".block32", idesc_scaled(128, 64, 0, 0), 64, 68)
     _, report = run(frame(issue(operands), columns=128), image, cells)
     assert any("differ between the 32-lane partitions" in f.message for f in report.findings), str(report)
+
+
+@pytest.mark.skipif(shutil.which("ptxas") is None, reason="no ptxas here: the test kernels were not assembled")
+@pytest.mark.parametrize("ptx", [frame(PLAIN), frame("", group=2), kernels.PIPELINE], ids=["cta", "pair", "pipeline"])
+def test_ptxas_accepts_the_kernels(ptx: str, tmp_path: Path) -> None:
+    (tmp_path / "k.ptx").write_text(ptx)
+    command = ["ptxas", "-arch", "sm_100a", "-o", str(tmp_path / "k.cubin"), str(tmp_path / "k.ptx")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

@@ -185,7 +185,7 @@ class LoadScalesOp(Op):
 @register_op
 @dataclass(frozen=True)
 class ScaledMmaOp(Op):
-    """``acc + (a · scale_a) (b · scale_b)ᵀ`` in FP32; the ``promotion`` pass says how.
+    """``acc + (a · scale_a) (b · scale_b)ᵀ`` in FP32, or ``acc + a · bᵀ``; the ``promotion`` pass says how.
 
     ``%next = tile.scaled_mma(acc=%acc, a=%at, b=%bt, scale_a=%sat, scale_b=%sbt, row=%m0, col=%n0)
     {block_a=1, block_b=128} : frag<…>``
@@ -197,12 +197,12 @@ class ScaledMmaOp(Op):
     acc: Value = operand()
     a: Value = operand()
     b: Value = operand()
-    scale_a: Value = operand()
-    scale_b: Value = operand()
+    scale_a: Value | None = optional_operand()
+    scale_b: Value | None = optional_operand()
     row: Value = operand()
     col: Value = operand()
-    block_a: int = attr()
-    block_b: int = attr()
+    block_a: int = attr(default=1)
+    block_b: int = attr(default=1)
     result: Value = result()
 
     def verify(self) -> None:
@@ -232,7 +232,7 @@ class MmaOp(Op):
 @register_op
 @dataclass(frozen=True)
 class PromoteOp(Op):
-    """``acc + partial · row_scale · col_scale`` in FP32 on the CUDA cores.
+    """``acc + partial · row_scale · col_scale``, or ``acc + partial``, in FP32 on the CUDA cores.
 
     A scale covers ``row_block`` rows (``col_block`` columns) of the fragment; ``row`` and ``col`` are the fragment's
     first row and column in the problem, which say where a block ends.
@@ -247,12 +247,12 @@ class PromoteOp(Op):
 
     acc: Value = operand()
     partial: Value = operand()
-    row_scale: Value = operand()
-    col_scale: Value = operand()
+    row_scale: Value | None = optional_operand()
+    col_scale: Value | None = optional_operand()
     row: Value = operand()
     col: Value = operand()
-    row_block: int = attr()
-    col_block: int = attr()
+    row_block: int = attr(default=1)
+    col_block: int = attr(default=1)
     result: Value = result()
 
     def verify(self) -> None:
@@ -260,6 +260,33 @@ class PromoteOp(Op):
         if not self.acc.type == self.partial.type == self.result.type:
             raise IRError("acc, partial and result differ", got=f"{self.acc.type}, {self.partial.type}",
                           need=self.result.type)  # fmt: skip
+
+
+@register_op
+@dataclass(frozen=True)
+class ScaleOp(Op):
+    """``value · row_scale · col_scale``: one scale per row and one per column of the fragment, read from global memory.
+
+    ``row`` and ``col`` are the fragment's first row and column in the problem.
+
+    ``%scaled = tile.scale(value=%sum, row_scale=%sa, col_scale=%sb, row=%m0, col=%n0) : frag<f32, [128, 128]>``
+    """
+
+    NAME: ClassVar[str] = "tile.scale"
+    LEVELS: ClassVar[frozenset[Level]] = TILE_AND_ASYNC
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_GMEM})
+
+    value: Value = operand()
+    row_scale: Value = operand()
+    col_scale: Value = operand()
+    row: Value = operand()
+    col: Value = operand()
+    result: Value = result()
+
+    def verify(self) -> None:
+        """Scales are [rows, 1] matrices in global memory, and the fragment keeps its type."""
+        if self.value.type != self.result.type or any(mem(s).space != "gmem" for s in (self.row_scale, self.col_scale)):
+            raise IRError("a scaled fragment", got=f"{self.value.type} to {self.result.type}", need="one type, gmem scales")
 
 
 @register_op

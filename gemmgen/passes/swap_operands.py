@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from gemmgen.ir.core import Level, Module, Op, Value
 from gemmgen.ir.rewrite import map_ops, substitute, walk
-from gemmgen.ir.tile_ops import ForKOp, MapOp, MmaOp, PromoteOp, ReducePartsOp, StoreOp, ZerosOp, extents, mem
+from gemmgen.ir.tile_ops import ForKOp, MapOp, MmaOp, PromoteOp, ReducePartsOp, ScaleOp, StoreOp, ZerosOp, extents, mem
 from gemmgen.ir.types import MemType
 from gemmgen.passes.base import Pass
 from gemmgen.passes.registry import register_pass
@@ -34,7 +34,7 @@ class SwapOperandsPass(Pass):
 
 
 def _fragments(module: Module) -> list[Value]:
-    ops = [op for op in walk(module) if isinstance(op, ZerosOp | ForKOp | MmaOp | PromoteOp | ReducePartsOp | MapOp)]
+    ops = [op for op in walk(module) if isinstance(op, ZerosOp | ForKOp | MmaOp | PromoteOp | ScaleOp | ReducePartsOp | MapOp)]
     values = [value for op in ops for value in (*op.all_results, *(arg for r in op.all_regions for arg in r.args))]
     return [value for value in values if isinstance(value.type, MemType) and value.type.space == "frag"]
 
@@ -53,6 +53,8 @@ def _swap(op: Op) -> Op | None:
                 row_scale=op.col_scale, col_scale=op.row_scale, row=op.col, col=op.row,
                 row_block=op.col_block, col_block=op.row_block,
             )  # fmt: skip
+        case ScaleOp():
+            return op.replace(row_scale=op.col_scale, col_scale=op.row_scale, row=op.col, col=op.row)
         case StoreOp() | ReducePartsOp():
             return op.replace(transposed=not op.transposed)
         case _:
@@ -65,6 +67,6 @@ def _retype(op: Op, turned: dict[Value, Value]) -> Op | None:
         body = op.body
         args = tuple(turned.get(arg, arg) for arg in body.args)
         return op.replace(results=tuple(turned.get(v, v) for v in op.results), body=type(body)(args, body.ops))
-    if isinstance(op, ZerosOp | MmaOp | PromoteOp | ReducePartsOp | MapOp):
+    if isinstance(op, ZerosOp | MmaOp | PromoteOp | ScaleOp | ReducePartsOp | MapOp):
         return op.replace(result=turned[op.result])
     return None

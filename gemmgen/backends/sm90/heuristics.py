@@ -1,8 +1,8 @@
 """All tuning knowledge for Hopper: which schedules are worth having, what each costs, which one serves which M.
 
 A kernel's time is predicted as ``base + max(steps, memory) + waves · tile``: ``waves`` rounds of CTAs, each with its
-steps of K at ``step`` µs, and ``tile`` µs per round that nothing hides. The constants were fitted to one H200
-(``docs/performance.md``).
+steps of K at ``step`` µs, and ``tile`` µs per round that nothing hides. The constants were fitted to sweeps on one
+H200 (``benchmarks/sweep.py``, ``docs/performance.md``).
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ M_BOUNDS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536,
 """Where a plan may change kernels; within a range the choice is made for its largest M."""
 LARGE_M = 12288
 """The M that stands for everything above the last bound."""
-MEMORY_US_PER_BYTE = 1 / 4.2e6
+BYTES_PER_US = 4.2e6
 MAX_STAGES = 10
+MAX_SPLIT = 8
 PRODUCER_REGISTERS = 40
 MATH_REGISTERS = 232
-CLUSTER_FILL = {1: 132, 2: 132, 3: 132, 4: 132, 5: 125, 6: 126, 7: 126, 8: 120}
-"""CTAs that fit at once in clusters of each size: clusters do not straddle GPCs, some of which have fewer SMs."""
+CLUSTER_FILL = {1: 132, 2: 132, 3: 117, 4: 124, 5: 115, 6: 102, 7: 105, 8: 120}
+"""CTAs that run at once in clusters of each size: a cluster stays within a GPC, and GPCs differ in size."""
 
 
 @dataclass(frozen=True)
@@ -37,31 +38,45 @@ class Cost:
     step: float
     tile: float
 
+    def between(self, other: Cost, part: float) -> Cost:
+        """The cost that lies ``part`` of the way to ``other``."""
+        return Cost(*(a + (b - a) * part for a, b in zip(_values(self), _values(other), strict=True)))
 
-PLAIN_COSTS: dict[tuple[int, int], Cost] = {
-    (128, 32): Cost(3.0, 0.215, 0.56),
-    (128, 64): Cost(1.8, 0.296, 0.99),
-    (128, 80): Cost(1.0, 0.40, 0.63),
-    (128, 96): Cost(0.7, 0.428, 0.66),
-    (128, 112): Cost(2.0, 0.50, 0.50),
-    (128, 128): Cost(2.6, 0.446, 0.75),
-    (128, 160): Cost(1.0, 0.675, 0.40),
-    (256, 96): Cost(1.0, 0.62, 1.45),
-    (256, 112): Cost(1.0, 0.72, 1.55),
-    (256, 128): Cost(1.2, 0.785, 1.60),
-}
-"""Tiles of [rows of A, rows of B] on two math warpgroups."""
 
-MULTICAST_COST = Cost(2.2, 0.765, 1.60)
-"""256 × 128 tiles in clusters of two that share rows of B."""
+Costs = dict[int, Cost]
+"""Cost by the columns that the tensor core sees; what lies between is interpolated."""
 
-SWAPPED_ROWS = 64
+PLAIN: dict[int, Costs] = {
+    128: {
+        32: Cost(2.0, 0.235, 0.22), 64: Cost(2.3, 0.30, 0.33), 80: Cost(2.3, 0.38, 0.43), 96: Cost(2.2, 0.41, 0.52),
+        112: Cost(2.2, 0.46, 0.59), 128: Cost(2.0, 0.46, 0.77), 144: Cost(1.9, 0.57, 0.81), 160: Cost(1.8, 0.615, 0.80),
+    },
+    256: {64: Cost(1.5, 0.56, 0.90), 96: Cost(2.2, 0.77, 0.95), 128: Cost(1.9, 0.82, 1.45)},
+}  # fmt: skip
+"""Rows of A on the M side, two math warpgroups, by rows of the tile."""
+SWAPPED: dict[int, Costs] = {
+    64: {8: Cost(2.0, 0.14, 0.21), 16: Cost(2.14, 0.15, 0.20), 32: Cost(2.7, 0.17, 0.22), 64: Cost(3.0, 0.23, 0.32),
+         128: Cost(3.6, 0.34, 0.65)},
+    128: {8: Cost(2.7, 0.18, 0.30), 16: Cost(2.75, 0.20, 0.30), 32: Cost(3.2, 0.23, 0.31), 64: Cost(3.4, 0.34, 0.50),
+          128: Cost(2.5, 0.55, 1.35)},
+}  # fmt: skip
+"""Rows of B on the M side, a math warpgroup per 64 of them."""
+SPLIT_PLAIN: Costs = {64: Cost(3.0, 0.22, 3.0), 96: Cost(3.2, 0.30, 3.2), 128: Cost(3.5, 0.37, 3.5)}
+"""128 rows of A, K shared by the CTAs of a cluster."""
+SPLIT_SWAPPED: dict[int, Costs] = {
+    64: {8: Cost(2.0, 0.10, 2.0), 16: Cost(2.13, 0.10, 2.13), 32: Cost(2.4, 0.115, 2.4), 64: Cost(2.7, 0.17, 2.7),
+         128: Cost(3.2, 0.30, 3.2)},
+    128: {8: Cost(2.2, 0.14, 2.2), 16: Cost(2.4, 0.15, 2.4), 32: Cost(2.7, 0.17, 2.7), 64: Cost(3.0, 0.26, 3.0),
+          128: Cost(3.8, 0.40, 3.8)},
+}  # fmt: skip
+MULTICAST_TILE, MULTICAST_CLUSTER = (256, 128), (1, 2)
+MULTICAST_BASE, MULTICAST_STEP = 1.2, 0.98
+"""Sharing rows of A costs latency once, and spares L2 reads (and so power) in every step."""
+
 SWAPPED_ALWAYS = 64
 """Up to this M tokens lie on wgmma's N side: a 64-row tile of tokens would be mostly empty."""
-SWAPPED_COLUMNS = (8, 16, 24, 32, 48, 64, 96, 128)
-SPLIT_PLAIN = ((128, 64), (128, 128))
-SPLIT_BASE, SPLIT_TILE = 2.0, 2.3
-SPLITS = (2, 3, 4, 5, 6, 7, 8)
+SWAPPED_UP_TO = 256
+SWAPPED_COLUMNS = (8, 16, 24, 32, 48, 64)
 
 
 def plan(spec: GemmSpec, target: Capability) -> list[tuple[int, int | None, Schedule]]:
@@ -88,14 +103,19 @@ def choose(hints: ScheduleHints, m: int, n: int, k: int, target: Capability) -> 
     Raises:
         ScheduleError: the hints contradict each other or the hardware.
     """
-    return min(candidates(hints, m, target), key=lambda schedule: predict(schedule, m, n, k, target))
+    steps = max(1, -(-k // STEP_K))
+    found = candidates(hints, m, target)
+    useful = [s for s in found if s.split_k == 1 or (s.split_k <= steps and _waves(s, m, n, target) == 1)]
+    return min(useful or found, key=lambda schedule: (predict(schedule, m, n, k, target), str(schedule)))
 
 
 def candidates(hints: ScheduleHints, m: int, target: Capability) -> list[Schedule]:
     """Every schedule worth trying for M rows: the shipped list, narrowed and overridden by the hints."""
     if hints.tile is not None:
         return [_from_tile(hints, target)]
-    shipped = [*_swapped(m), *(_plain() if m > SWAPPED_ALWAYS or hints.swap_ab is False else [])]
+    shipped = _swapped(m) if m <= SWAPPED_UP_TO or hints.swap_ab else []
+    if m > SWAPPED_ALWAYS or hints.swap_ab is False:
+        shipped += _plain()
     allowed = [_with_hints(schedule, hints, target) for schedule in shipped if _allows(hints, schedule)]
     if not allowed:
         raise ScheduleError("no schedule of this target fits the hints", where="schedule", got=_shown(hints),
@@ -106,48 +126,71 @@ def candidates(hints: ScheduleHints, m: int, target: Capability) -> list[Schedul
 def predict(schedule: Schedule, m: int, n: int, k: int, target: Capability) -> float:
     """Predicted time of one launch on data that is not in L2, in µs."""
     cost = _cost(schedule)
+    waves = _waves(schedule, m, n, target)
+    steps = waves * -(-(-(-k // STEP_K)) // schedule.split_k) * cost.step
+    memory = (m * k + n * k + 2 * m * n) / BYTES_PER_US
+    return cost.base + max(steps, memory) + waves * cost.tile
+
+
+def _waves(schedule: Schedule, m: int, n: int, target: Capability) -> int:
+    """Rounds of CTAs, one per SM, that the output's tiles take."""
     tiles_m = _round_up(-(-m // schedule.tile[0]), schedule.cluster[0])
     tiles_n = _round_up(-(-n // schedule.tile[1]), schedule.cluster[1])
-    ctas = tiles_m * tiles_n * schedule.split_k
-    size = schedule.cluster_size
-    waves = -(-ctas // (CLUSTER_FILL.get(size, 120) * target.sms // 132))
-    steps = waves * -(-(-(-k // STEP_K)) // schedule.split_k) * cost.step
-    memory = (m * k + n * k + 2 * m * n) * MEMORY_US_PER_BYTE
-    return cost.base + max(steps, memory) + waves * cost.tile
+    at_once = CLUSTER_FILL.get(schedule.cluster_size, schedule.cluster_size) * target.sms // CLUSTER_FILL[1]
+    return -(-tiles_m * tiles_n * schedule.split_k // at_once)
 
 
 def _cost(schedule: Schedule) -> Cost:
     rows, columns = _rows_and_columns(schedule)
+    split = schedule.split_k > 1
     if schedule.swap_ab:
-        found = Cost(3.6, 0.105 + 0.0018 * columns, 0.65)
-        scale = rows / (SWAPPED_ROWS * schedule.math_warpgroups) * (1 + 0.3 * (schedule.math_warpgroups - 1))
-        found = Cost(found.base, found.step * scale, found.tile)
+        by_rows = SPLIT_SWAPPED if split else SWAPPED
     else:
-        near = min(PLAIN_COSTS, key=lambda tile: abs(tile[0] - rows) * 2 + abs(tile[1] - columns))
-        scale = rows * columns / (near[0] * near[1])
-        base = PLAIN_COSTS[near] if schedule.cluster_size == 1 or schedule.split_k > 1 else MULTICAST_COST
-        found = Cost(base.base, base.step * scale, base.tile)
-    if schedule.split_k > 1:
-        return Cost(SPLIT_BASE, found.step, SPLIT_TILE + 0.004 * columns)
-    return found
+        by_rows = {128: SPLIT_PLAIN} if split else PLAIN
+    nearest = min(by_rows, key=lambda known: abs(known - rows))
+    found = _interpolated(by_rows[nearest], columns)
+    scale = rows / nearest
+    if schedule.cluster_size > schedule.split_k:
+        return Cost(found.base + MULTICAST_BASE, found.step * scale * MULTICAST_STEP, found.tile)
+    return Cost(found.base, found.step * scale, found.tile)
+
+
+def _interpolated(costs: Costs, columns: int) -> Cost:
+    known = sorted(costs)
+    if columns in costs or not known[0] < columns < known[-1]:
+        return costs[min(known, key=lambda c: abs(c - columns))]
+    low = max(c for c in known if c < columns)
+    high = min(c for c in known if c > columns)
+    return costs[low].between(costs[high], (columns - low) / (high - low))
+
+
+def _values(cost: Cost) -> tuple[float, float, float]:
+    return cost.base, cost.step, cost.tile
 
 
 def _plain() -> list[Schedule]:
-    found = []
-    for rows, columns in PLAIN_COSTS:
-        for cluster in ((1, 1), (2, 1)) if (rows, columns) == (256, 128) else ((1, 1),):
-            found.append(Schedule((rows, columns, STEP_K), 0, cluster, producer_registers=PRODUCER_REGISTERS,
-                                  math_registers=MATH_REGISTERS))  # fmt: skip
-    for rows, columns in SPLIT_PLAIN:
-        found += [Schedule((rows, columns, STEP_K), 0, split_k=parts, producer_registers=PRODUCER_REGISTERS,
-                           math_registers=MATH_REGISTERS) for parts in SPLITS]  # fmt: skip
+    """Rows of A on the M side: every tile alone, some sharing K, the largest one in pairs too."""
+    tiles = [(rows, columns) for rows, costs in PLAIN.items() for columns in costs]
+    found = [_two_groups((rows, columns, STEP_K)) for rows, columns in tiles]
+    found.append(_two_groups((*MULTICAST_TILE, STEP_K)).replace(cluster=MULTICAST_CLUSTER))
+    for columns in SPLIT_PLAIN:
+        found += [_two_groups((128, columns, STEP_K)).replace(split_k=parts) for parts in range(2, MAX_SPLIT + 1)]
     return found
 
 
+def _two_groups(tile: tuple[int, int, int]) -> Schedule:
+    return Schedule(tile, 0, producer_registers=PRODUCER_REGISTERS, math_registers=MATH_REGISTERS)
+
+
 def _swapped(m: int) -> list[Schedule]:
-    columns = next((c for c in SWAPPED_COLUMNS if c >= m), SWAPPED_COLUMNS[-1])
-    return [Schedule((columns, SWAPPED_ROWS, STEP_K), 0, split_k=parts, swap_ab=True, math_warpgroups=1)
-            for parts in (1, *SPLITS)]  # fmt: skip
+    """Tokens on the N side: tiles that hold all of them, or a part."""
+    enough = next((c for c in SWAPPED_COLUMNS if c >= m), SWAPPED_COLUMNS[-1])
+    found = []
+    for columns in {enough, *(c for c in (32, 64) if c < m)}:
+        for parts in range(1, MAX_SPLIT + 1):
+            alone = Schedule((columns, 64, STEP_K), 0, split_k=parts, swap_ab=True, math_warpgroups=1)
+            found += [alone, _two_groups((columns, 128, STEP_K)).replace(split_k=parts, swap_ab=True)]
+    return found
 
 
 def _allows(hints: ScheduleHints, schedule: Schedule) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from gemmgen.backends.sm90 import hardware as hw
 from gemmgen.backends.sm90.math_ops import (
+    AddPartOp,
     BlockScalesOp,
     ColumnScalesOp,
     GroupSyncOp,
@@ -14,6 +15,7 @@ from gemmgen.backends.sm90.math_ops import (
     PromoteRowsOp,
     ReduceStoreOp,
     RowScalesOp,
+    ScaleOp,
     StagingPublishOp,
     StagingWaitOp,
     StoreColumnsOp,
@@ -50,6 +52,7 @@ class MathLowering:
         self.warpgroups = ctx.math_warps // hw.GROUP_WARPS
         self.pieces: dict[Value, list[Value]] = {}
         self.reduction: ReducePartsOp | None = None
+        self.promotes = any(isinstance(op, PromoteOp) for op in walk(ctx.module))
         self.stored_in_background = any(isinstance(op, async_ops.AsyncStoreOp) for op in walk(ctx.module))
 
     def prologue(self) -> None:
@@ -71,7 +74,10 @@ class MathLowering:
                     waves = range(rows // hw.WGMMA_ROWS // self.warpgroups)
                     kind = frag(F32, hw.WGMMA_ROWS, columns)
                     self.pieces[op.result] = [self.ir.add(ZeroOp, result=("sum", kind)).result for _ in waves]
-                    self.part = self.ir.add(ZeroOp, result=("part", kind)).result
+                    if self.promotes:
+                        self.part = self.ir.add(ZeroOp, result=("part", kind)).result
+                case tile_ops.ScaleOp():
+                    self._scale(op)
                 case MapOp():
                     self._map(op)
                 case ReducePartsOp():
@@ -91,40 +97,46 @@ class MathLowering:
     def step(self, ops: Sequence[Op], cursor: Value) -> None:
         """One step of K: wait, then per wave multiply, release after the last product, promote."""
         kinds = [type(op) for op in ops if not isinstance(op, async_ops.ReadOp)]
-        if kinds != [async_ops.WaitOp, MmaOp, PromoteOp, async_ops.ReleaseOp]:
+        mma = next((op for op in ops if isinstance(op, MmaOp)), None)
+        promote = next((op for op in ops if isinstance(op, PromoteOp)), None)
+        steps = [async_ops.WaitOp, MmaOp, *([PromoteOp] if promote else []), async_ops.ReleaseOp]
+        if kinds != steps or mma is None or (mma.acc is None) != (promote is not None):
             raise IRError("a step of K on sm_90a", got=", ".join(kind.NAME for kind in kinds),
                           need="wait, mma, promote, release", fix="run promotion, and pipelining before it")  # fmt: skip
         ir, ctx = self.ir, self.ctx
         read = {op.result: op.buffer for op in ops if isinstance(op, async_ops.ReadOp)}
-        mma = next(op for op in ops if isinstance(op, MmaOp))
-        promote = next(op for op in ops if isinstance(op, PromoteOp))
-        pieces = self.pieces[promote.acc]
+        pieces = self.pieces[promote.acc if promote else mma.result if mma.acc is None else mma.acc]
         ir.add(WaitOp, barriers=ctx.full, cursor=cursor, flip=False)
         for wave, acc in enumerate(pieces):
+            part = self.part if promote else acc
             with ir.at(mma.origin):
-                self._multiply(mma, read, cursor, len(pieces), wave)
-            with ir.at(promote.origin):
-                scales = self._scales(promote, read, cursor, len(pieces), wave)
-                ir.add(WgmmaWaitOp, values=[self.part], pending=0)
+                self._multiply(mma, read, cursor, part, (len(pieces), wave))
+            with ir.at(promote.origin if promote else mma.origin):
+                scales = self._scales(promote, read, cursor, (len(pieces), wave)) if promote else None
+                ir.add(WgmmaWaitOp, values=[part], pending=0)
                 if wave == len(pieces) - 1:
                     ir.add(ReleaseOp, barriers=ctx.empty, cursor=cursor, cluster=ctx.ring.cluster)
-                self._promote(promote, acc, scales)
-        self.pieces[promote.result] = pieces
+                if promote:
+                    self._promote(promote, acc, scales)
+        self.pieces[promote.result if promote else mma.result] = pieces
 
-    def _multiply(self, mma: MmaOp, read: dict[Value, str], cursor: Value, waves: int, wave: int) -> None:
+    def _multiply(self, mma: MmaOp, read: dict[Value, str], cursor: Value, part: Value, at: tuple[int, int]) -> None:
         k_bytes = extents(mma.a)[1] * SCALAR_BITS[mem(mma.a).dtype.name] // 8
         self.ir.add(
-            WgmmaOp, part=self.part, cursor=cursor, a=read[mma.a], b=read[mma.b], a_dtype=mem(mma.a).dtype.name,
-            b_dtype=mem(mma.b).dtype.name, steps=k_bytes // hw.MMA_K_BYTES, row_bytes=k_bytes, waves=waves, wave=wave,
+            WgmmaOp, part=part, cursor=cursor, a=read[mma.a], b=read[mma.b], a_dtype=mem(mma.a).dtype.name,
+            b_dtype=mem(mma.b).dtype.name, steps=k_bytes // hw.MMA_K_BYTES, row_bytes=k_bytes, waves=at[0], wave=at[1],
+            accumulate=mma.acc is not None,
         )  # fmt: skip
 
     def _scales(
-        self, op: PromoteOp, read: dict[Value, str], cursor: Value, waves: int, wave: int
-    ) -> tuple[Value, Value]:
-        """Load this thread's scales while the tensor core works."""
+        self, op: PromoteOp, read: dict[Value, str], cursor: Value, at: tuple[int, int]
+    ) -> tuple[Value, Value] | None:
+        """Load this thread's scales while the tensor core works; None where a sum is promoted as it is."""
+        if op.row_scale is None or op.col_scale is None:
+            return None
         ir, row_area, col_area = self.ir, read[op.row_scale], read[op.col_scale]
         if op.row_block == 1 and op.col_block > 1:
-            rows = ir.add(RowScalesOp, cursor=cursor, area=row_area, waves=waves, wave=wave,
+            rows = ir.add(RowScalesOp, cursor=cursor, area=row_area, waves=at[0], wave=at[1],
                           result=("row_scale", frag(F32, 2))).result  # fmt: skip
             kind = frag(F32, *extents(op.col_scale))
             return rows, ir.add(BlockScalesOp, cursor=cursor, area=col_area, result=("block_scale", kind)).result
@@ -137,12 +149,25 @@ class MathLowering:
                       need="one scale per row with blocks of columns, or one block of rows with a scale per column",
                       fix="choose tile rows that divide the scale block")  # fmt: skip
 
-    def _promote(self, op: PromoteOp, acc: Value, scales: tuple[Value, Value]) -> None:
-        if op.row_block == 1:
+    def _promote(self, op: PromoteOp, acc: Value, scales: tuple[Value, Value] | None) -> None:
+        if scales is None:
+            self.ir.add(AddPartOp, acc=acc, part=self.part)
+        elif op.row_block == 1:
             self.ir.add(PromoteRowsOp, acc=acc, part=self.part, rows=scales[0], blocks=scales[1], first=op.col,
                         block=op.col_block)  # fmt: skip
         else:
             self.ir.add(PromoteColumnsOp, acc=acc, part=self.part, blocks=scales[0], columns=scales[1])
+
+    def _scale(self, op: tile_ops.ScaleOp) -> None:
+        """Scales that hold for all of K are read once per tile, straight from global memory."""
+        ctx, pieces = self.ctx, self.pieces[op.value]
+        for wave, piece in enumerate(pieces):
+            self.ir.add(
+                ScaleOp, value=piece, row_scale=ctx.pointer(op.row_scale), row_stride=ctx.stride(op.row_scale, 0),
+                col_scale=ctx.pointer(op.col_scale), col_stride=ctx.stride(op.col_scale, 0), row=op.row, col=op.col,
+                rows=mem(op.row_scale).shape[0], cols=mem(op.col_scale).shape[0], waves=len(pieces), wave=wave,
+            )  # fmt: skip
+        self.pieces[op.result] = pieces
 
     def _map(self, op: MapOp) -> None:
         if op.expression != "acc" or mem(op.result).dtype.name != "bf16":

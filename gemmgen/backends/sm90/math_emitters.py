@@ -34,10 +34,11 @@ def _wgmma(op: ops.WgmmaOp, module: Module) -> Emission:
         "suffix": f"m64n{columns}k32_{op.a_dtype}_{op.b_dtype}",
         "rows": f"rows of {op.a}, all of {op.b}",
     }
+    fields["first"] = "wgmma_add" if op.accumulate else "wgmma_start"
+    kinds = dict.fromkeys((fields["first"], "wgmma_add"))
     used = (
         *helpers("wgmma_sync", "wgmma_descriptor"),
-        wgmma_helper("wgmma_start", columns, op.a_dtype, op.b_dtype),
-        wgmma_helper("wgmma_add", columns, op.a_dtype, op.b_dtype),
+        *(wgmma_helper(kind, columns, op.a_dtype, op.b_dtype) for kind in kinds),
     )
     return Emission("wgmma", fields, used)
 
@@ -87,6 +88,22 @@ def _promote_columns(op: ops.PromoteColumnsOp, module: Module) -> Emission:
     fields = {"acc": op.acc.name, "part": op.part.name, "blocks": op.blocks.name, "columns": op.columns.name,
               "groups": extents(op.acc)[1] // hw.MATRIX_COLS}  # fmt: skip
     return Emission("promote_columns", fields)
+
+
+@emits(ops.AddPartOp, TARGET)
+def _add_part(op: ops.AddPartOp, module: Module) -> Emission:
+    return Emission("add_part", {"acc": op.acc.name, "part": op.part.name, "count": _count(op.acc)})
+
+
+@emits(ops.ScaleOp, TARGET)
+def _scale(op: ops.ScaleOp, module: Module) -> Emission:
+    fields = {
+        "value": op.value.name, "groups": extents(op.value)[1] // hw.MATRIX_COLS,
+        "row_scale": op.row_scale.name, "row_stride": op.row_stride.name, "rows": dim(op.rows),
+        "col_scale": op.col_scale.name, "col_stride": op.col_stride.name, "cols": dim(op.cols),
+        "first_row": f"{op.row.name} + {wave_rows(op.waves, op.wave)} + row", "col": op.col.name,
+    }  # fmt: skip
+    return Emission("scale", fields, helpers("load_scale"))
 
 
 @emits(ops.StagingWaitOp, TARGET)

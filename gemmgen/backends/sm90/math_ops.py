@@ -39,7 +39,8 @@ class WgmmaOp(Sm90Op):
     """Start ``part = a · bᵀ`` of the cursor's stage: ``steps`` wgmma of 32 bytes of K, one group.
 
     ``waves``, ``wave`` and the warpgroup choose 64 rows of a; b is used whole. Rows are ``row_bytes`` long, swizzled.
-    ``part`` is overwritten; waves share its registers, since one fragment more would not fit.
+    ``part`` is overwritten; waves share its registers, since one fragment more would not fit. With ``accumulate``
+    the products are added to it instead, as the tensor core adds.
     """
 
     NAME: ClassVar[str] = "sm90.wgmma"
@@ -55,6 +56,7 @@ class WgmmaOp(Sm90Op):
     row_bytes: int = attr()
     waves: int = attr()
     wave: int = attr()
+    accumulate: bool = attr(default=False)
 
 
 @register_op
@@ -135,6 +137,42 @@ class PromoteColumnsOp(Sm90Op):
     part: Value = operand()
     blocks: Value = operand()
     columns: Value = operand()
+
+
+@register_op
+@dataclass(frozen=True)
+class AddPartOp(Sm90Op):
+    """``acc += part`` in FP32."""
+
+    NAME: ClassVar[str] = "sm90.add_part"
+
+    acc: Value = operand()
+    part: Value = operand()
+
+
+@register_op
+@dataclass(frozen=True)
+class ScaleOp(Sm90Op):
+    """Multiply a fragment by a scale per row and a scale per column, read from global memory.
+
+    Row i of the fragment has scale ``row_scale[(row + i) · row_stride]`` if that lies below ``rows``, else zero;
+    columns likewise.
+    """
+
+    NAME: ClassVar[str] = "sm90.scale"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_GMEM})
+
+    value: Value = operand()
+    row_scale: Value = operand()
+    row_stride: Value = operand()
+    col_scale: Value = operand()
+    col_stride: Value = operand()
+    row: Value = operand()
+    col: Value = operand()
+    rows: Dim = attr()
+    cols: Dim = attr()
+    waves: int = attr()
+    wave: int = attr()
 
 
 @register_op

@@ -70,6 +70,7 @@ class WarpGroup:
                 if not fragment.mask[lanes].any():
                     continue
                 copy = Fragment(fragment.block, fragment.step, fragment.mask[lanes].copy(), _slice_joins(fragment.joins, lanes, joins))
+                copy.solo = (copy.block, copy.step)
                 index = single.warps[0].index
                 if index in fragment.tokens:
                     copy.tokens[index] = fragment.tokens[index]
@@ -86,9 +87,12 @@ class WarpGroup:
             return None
         fragments = [unit.fragments[0] for unit in self.singles]
         first = fragments[0]
-        if any((f.block, f.step) != (first.block, first.step) for f in fragments):
+        here = (first.block, first.step)
+        if any((f.block, f.step) != here or f.solo == here or not f.parked for f in fragments):
             return None
         if not self.live.all() or any(f.wait is not None and not f.wait.ready() for f in fragments):
+            return None
+        if len({self.cta.wgmma_states[warp.index].issued for warp in self.warps}) > 1:
             return None
         if any(unit.owned != self.singles[0].owned or unit.dirty != self.singles[0].dirty for unit in self.singles):
             return None

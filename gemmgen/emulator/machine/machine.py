@@ -272,6 +272,8 @@ class Machine:
         cta = unit.cta
         unit.set_mask(lanes)
         for thread in list(unit.threads()):
+            if thread.agent == thread.warp.agent:
+                thread.warp.gather()
             self.clocks.release(thread.row, cta.exit_clock)
         unit.exit_lanes(fragment, lanes.copy())
         self.progress += 1

@@ -30,7 +30,7 @@ class Dissolve(Exception):  # noqa: N818 - control flow
     """The warps of a unit must go separate ways; the current step runs again, once per warp."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Wait:
     """Why a fragment cannot go on.
 
@@ -47,7 +47,7 @@ class Wait:
     pc: int = -1
 
 
-@dataclass
+@dataclass(eq=False)
 class Join:
     """Where the halves of a divergent branch meet.
 
@@ -62,7 +62,7 @@ class Join:
     arrived: Mask
 
 
-@dataclass
+@dataclass(eq=False)
 class Fragment:
     """Lanes at one position.
 
@@ -73,6 +73,7 @@ class Fragment:
         wait: what it waits for, or None.
         tokens: per warp index, what a half-done step (a barrier it has arrived at) must remember.
         parked: it has yielded once before the current step so that other warps can catch up.
+        solo: the position at which its warp had to leave the others, where they must not be joined again.
     """
 
     block: int
@@ -82,6 +83,7 @@ class Fragment:
     wait: Wait | None = None
     tokens: dict[int, Any] = field(default_factory=dict)
     parked: bool = False
+    solo: tuple[int, int] | None = None
 
 
 class Thread:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemmgen.emulator.machine.registers import TYPE_ID, TYPES
+from gemmgen.emulator.machine.scheduler import AsyncOperation
 from gemmgen.emulator.ptx.control_flow import ends_block
 from gemmgen.emulator.ptx.dataflow import Undefined, destinations, find_maybe_undefined, sources
 from gemmgen.emulator.ptx.operands import Imm, Mem, NotReg, Operand, Reg, Sink, Special, Symbol, Vec
@@ -243,7 +244,17 @@ def _wgmma_registers(instructions: list[Decoded]) -> frozenset[Reg]:
             for operand in instruction.operands[:2]:
                 if isinstance(operand, Vec):
                     found.update(item for item in operand.items if isinstance(item, Reg))
+    size = -1
+    while size != len(found):
+        size = len(found)
+        found.update(i.operands[0] for i in instructions if _renames(i) and i.operands[1] in found)  # type: ignore[misc]
     return frozenset(found)
+
+
+def _renames(instruction: Decoded) -> bool:
+    """A plain register copy, as the compiler makes at the joins of control flow."""
+    plain = instruction.semantic == "mov" and instruction.guard is None
+    return plain and all(isinstance(operand, Reg) and operand.kind == "b32" for operand in instruction.operands)
 
 
 def _build_end(machine: Machine, instruction: Decoded, block: CompiledBlock, undefined: Undefined) -> None:
@@ -282,6 +293,30 @@ def _build_step(machine: Machine, instruction: Decoded, undefined: Undefined, ow
         if instruction.guard in undefined.reads.get(instruction.index, ()):
             step = _then(_check_defined(machine, instruction, (instruction.guard,)), step)
     return step
+
+
+def rename_owned(x: Unit, target: Reg, source: Reg, pc: int) -> None:
+    """Copy a register that a running wgmma will write: the copy happens when that wgmma is done.
+
+    ptxas gives both names one register, so the compiler's copies at loop edges are no accesses; using the copy before the
+    wait is one.
+    """
+    cta = x.cta
+    words = x.base["b32"]
+    to, origin = target.index, source.index
+
+    def run() -> None:
+        words[to] = words[origin]
+
+    chain = ("wgmma", cta.index, x.warps[0].index // 4)
+    operation = cta.machine.issue(AsyncOperation(run, "register copy", chain, pc))
+    for warp in x.warps:
+        state = cta.wgmma_states[warp.index]
+        epoch, issuer = state.owned[source]
+        state.owned[target] = (epoch, issuer)
+        group = state.groups[epoch - 1] if epoch <= len(state.groups) else state.current
+        group.append(operation)
+    x.owned[target] = x.owned[source]
 
 
 def _then(first: Step, second: Step) -> Step:
@@ -336,19 +371,21 @@ def _check_defined(machine: Machine, instruction: Decoded, registers: tuple[Reg,
 
 
 def _guard_wgmma_registers(machine: Machine, instruction: Decoded, owned: frozenset[Reg], step: Step) -> Step:
-    """Report registers that an unfinished wgmma owns, and remember writes that a wgmma.fence must follow."""
+    """Report registers that an unfinished wgmma owns, and remember accesses that a wgmma.fence must follow."""
     touched = frozenset(r for r in (*sources(instruction), *destinations(instruction)) if r in owned)
-    written = frozenset(r for r in destinations(instruction) if r in owned)
     if not touched:
         return step
+    renaming = instruction.operands if _renames(instruction) else None
 
     def watched(x: Unit) -> Wait | None:
         if x.owned and not touched.isdisjoint(x.owned):
+            if renaming and renaming[1] in x.owned and renaming[0] not in x.owned:
+                rename_owned(x, renaming[0], renaming[1], instruction.index)  # type: ignore[arg-type]
+                return None
             register = next(r for r in touched if r in x.owned)
             text = f"{register.name} is touched while a wgmma that was not waited for owns it"
             machine.recorder.add(Kind.WGMMA_REGISTER, text, instruction.index, x.name, x.owned[register])
-        if written:
-            x.dirty |= written
+        x.dirty |= touched
         return step(x)
 
     return watched

@@ -26,9 +26,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class CopyGroups:
-    """A warp's cp.async groups; diverged lanes share them."""
+    """A warp's cp.async groups; diverged lanes share them.
+
+    Attributes:
+        agent: the copies' agent.
+        epoch: epoch of copies issued now; a commit or an arrival that follows copies begins the next.
+        ends: last epoch of each committed group.
+    """
 
     agent: int
+    epoch: int = 1
+    ends: list[int] = field(default_factory=list)
     groups: list[list[AsyncOperation]] = field(default_factory=list)
     current: list[AsyncOperation] = field(default_factory=list)
 
@@ -36,6 +44,13 @@ class CopyGroups:
         """Whether all but the last ``allowed`` committed groups are done."""
         count = max(0, len(self.groups) - allowed)
         return all(operation.done for group in self.groups[:count] for operation in group)
+
+    def commit(self) -> None:
+        """End the current group."""
+        self.groups.append(self.current)
+        self.current = []
+        self.ends.append(self.epoch)
+        self.epoch += 1
 
     def pending(self) -> list[AsyncOperation]:
         """All operations that are not done."""
@@ -95,7 +110,7 @@ def _issue(b: Builder, x: Unit, thread: Thread, targets: np.ndarray, sources: np
         raise MemoryFault(Kind.MISALIGNED, f"cp.async addresses must be multiples of {size}")
     groups = copy_groups(x, thread)
     clocks = machine.clocks
-    access = Access(groups.agent, len(groups.groups) + 1, clocks.order[thread.row], clocks.visible[thread.row], b.pc)
+    access = Access(groups.agent, groups.epoch, clocks.order[thread.row], clocks.visible[thread.row], b.pc)
     conflict = cta.shared.shadow.write(access, granules(offsets, size, GRANULE))
     if conflict is not None:
         report_conflict(x, conflict, b.pc, True, f"shared byte {conflict.granule * GRANULE - SHARED_RESERVED} of cta {cta.index}")
@@ -136,9 +151,7 @@ def _commit(b: Builder) -> Step:
 
     def step(x: Unit) -> None:
         for thread in list(x.threads()):
-            groups = copy_groups(x, thread)
-            groups.groups.append(groups.current)
-            groups.current = []
+            copy_groups(x, thread).commit()
 
     return step
 
@@ -153,12 +166,13 @@ def _wait(b: Builder) -> Step:
         waiting = [(thread, copy_groups(x, thread)) for thread in list(x.threads())]
         if everything:
             for _, groups in waiting:
-                groups.groups.append(groups.current)
-                groups.current = []
+                groups.commit()
         if not all(groups.finished(allowed) for _, groups in waiting):
             return Wait(lambda: all(g.finished(allowed) for _, g in waiting), lambda: "cp.async groups", "group", b.pc)
         for thread, groups in waiting:
-            x.cta.machine.clocks.learn(thread.row, groups.agent, max(0, len(groups.groups) - allowed))
+            done = len(groups.ends) - allowed
+            if done > 0:
+                x.cta.machine.clocks.learn(thread.row, groups.agent, groups.ends[done - 1])
         return None
 
     return step
@@ -185,7 +199,8 @@ def _follow(b: Builder, x: Unit, owner: Cta, barrier: MBarrier, groups: CopyGrou
     """Arrive once all earlier copies of the warp are done."""
     machine = x.cta.machine
     waiting = groups.pending()
-    epoch = len(groups.groups) + 1
+    epoch = groups.epoch
+    groups.epoch += 1
 
     def run() -> None:
         for operation in waiting:

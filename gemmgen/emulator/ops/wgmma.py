@@ -12,7 +12,7 @@ from gemmgen.emulator.machine.access import report_conflict
 from gemmgen.emulator.machine.memory import GRANULE, SHARED_RESERVED
 from gemmgen.emulator.machine.scheduler import AsyncOperation
 from gemmgen.emulator.machine.shadow import Access
-from gemmgen.emulator.machine.unit import WARP, Wait
+from gemmgen.emulator.machine.unit import WARP, Dissolve, Wait
 from gemmgen.emulator.machine.wgmma_state import WgmmaState
 from gemmgen.emulator.numerics import descriptors, fragments, kinds, mma
 from gemmgen.emulator.numerics.formats import FORMATS
@@ -195,7 +195,7 @@ def _mma(b: Builder) -> Step:
         flags = accumulate(x)[x.mask]
         if (flags != flags[0]).any():
             raise b.fault(x, Kind.DIVERGENCE, "scale-d differs between the threads of a wgmma")
-        _check_fence(b, x, form, touched, shape, bool(flags[0]))
+        _check_fence(b, x, form, touched, shape)
         d_a = None if form.a_registers else _uniform_descriptor(b, x, x.views[t][form.a_key])
         d_b = _uniform_descriptor(b, x, x.views[t][form.b_key])
         a_at = None if d_a is None else _addresses(b, x, d_a, form, ROWS, form.a_major)
@@ -209,14 +209,14 @@ def _mma(b: Builder) -> Step:
     return step
 
 
-def _check_fence(b: Builder, x: Unit, form: _Form, touched: frozenset[Reg], shape: tuple, accumulating: bool) -> None:
+def _check_fence(b: Builder, x: Unit, form: _Form, touched: frozenset[Reg], shape: tuple) -> None:
     states = _each_state(x)
     if not all(state.fenced for state in states):
         b.finding(x, Kind.WGMMA_FENCE, "the first wgmma of a warp needs wgmma.fence before it")
     written = touched & x.dirty
-    if written and (accumulating or written & set(form.a_registers)):
+    if written:
         names = sorted(register.name for register in written)[:3]
-        b.finding(x, Kind.WGMMA_FENCE, f"{', '.join(names)} were written since the last wgmma.fence")
+        b.finding(x, Kind.WGMMA_FENCE, f"{', '.join(names)} were accessed since the last wgmma.fence")
     state = states[0]
     owned = touched & state.owned.keys()
     if owned and state.last_shape is not None:
@@ -231,6 +231,8 @@ def _uniform_descriptor(b: Builder, x: Unit, values: NDArray) -> int:
     values = np.broadcast_to(values, (x.width,))
     first = int(values[0])
     if (values != values[0]).any():
+        if len(x.warps) > 1:
+            raise Dissolve
         raise b.fault(x, Kind.DESCRIPTOR, "a matrix descriptor differs between the threads of a wgmma")
     return first
 

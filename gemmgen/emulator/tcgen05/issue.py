@@ -99,14 +99,15 @@ def _multicast(b: Builder, x: Unit, found: tuple[Cta, MBarrier], ranks: int) -> 
 
 def _signal(b: Builder, x: Unit, targets: list[tuple[Cta, MBarrier]], pipe: Source, chain: tuple[str, int]) -> None:
     """Arrive at barriers once everything the pipe has issued so far is complete."""
-    machine, epoch, who = b.machine, pipe.epoch, f"tcgen05.commit by {x.name}"
+    machine, who = b.machine, f"tcgen05.commit by {x.name}"
+    epochs = {**pipe.follows, pipe.done: pipe.epoch, pipe.told: pipe.epoch}
     for owner, _ in targets:
         if owner is not x.cta:
-            owner.remote_uses[pipe.done] = (epoch, b.pc)
+            owner.remote_uses[pipe.done] = (pipe.epoch, b.pc)
 
     def run() -> None:
         for owner, barrier in targets:
-            for agent in (pipe.done, pipe.told):
+            for agent, epoch in epochs.items():
                 barrier.arriving.add_epoch(agent, epoch)
             try:
                 barrier.arrive(1, who, b.pc)

@@ -11,7 +11,7 @@ recorded in tensor memory's shadow, and ``told``, which travels without the tcge
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class Source:
         told: agent whose epochs travel without tcgen05 fences.
         epoch: the last one issued.
         pc: its instruction.
+        follows: for a pipe, the epochs of other pipes that its operations come after, and so complete after.
     """
 
     kind: str
@@ -37,6 +38,7 @@ class Source:
     told: int
     epoch: int = 0
     pc: int = -1
+    follows: dict[int, int] = field(default_factory=dict)
 
     @property
     def pipelined(self) -> bool:
@@ -115,6 +117,7 @@ class TensorOrder:
             order = complete.copy()
             for other in self._pipes.values():
                 order[other.done] = max(order[other.done], order[other.told])
+                source.follows[other.done] = int(order[other.done])
             order[source.done] = source.epoch
         return Access(source.done, source.epoch, order, complete, pc)
 

@@ -140,6 +140,7 @@ class TensorCores:
     def _check_exit(self, cta: Cta, memory: TensorMemory) -> None:
         """Nothing may stay allocated or in flight when a CTA's last thread leaves."""
         recorder, who = self._recorder, f"cta {cta.index}"
+        self._memories.pop(cta.index, None)
         for allocation in memory.allocations.values():
             text = f"{allocation.columns} columns at 0x{allocation.column:x} are never deallocated"
             recorder.add(Kind.TMEM_ALLOCATION, text, allocation.pc, who)
