@@ -1,4 +1,4 @@
-"""The schedule: every number that the spec leaves open, decided. Heuristics make it, passes read it, people print it."""
+"""The schedule: every number that the spec leaves open, decided. Heuristics make it, passes read it, people read it."""
 
 from __future__ import annotations
 

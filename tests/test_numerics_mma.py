@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemmgen.emulator.numerics import formats, mma
+from gemmgen.emulator.numerics.descriptors import InstructionDescriptor
 from gemmgen.errors import EmulationError
 
 FULL_VECTORS = Path(__file__).parents[2] / "shared" / "facts" / "wgmma_h200_vectors.npz"
@@ -36,6 +37,13 @@ WGMMA_CASES = [
     ("f16", "f16", "f16"),
     ("tf32", "tf32", "f32"),
 ]
+
+
+def tcgen05(kind: str, a, b, c, types: tuple[str, str, str], scale_type: str | None = None, **options) -> np.ndarray:
+    """``mma.tcgen05_mma`` with A, B and D types given by name; ``options`` may hold descriptor fields too."""
+    fields = {name: options.pop(name) for name in ("negate_a", "negate_b", "saturate") if name in options}
+    instruction = InstructionDescriptor(kind, len(a), len(b), *types, scale_type=scale_type, **fields)
+    return mma.tcgen05_mma(instruction, a, b, c, **options)
 
 
 def bits(values: np.ndarray) -> np.ndarray:
@@ -146,9 +154,9 @@ def test_narrow_tcgen05_kinds_equal_the_rational_oracle(a_type: str, b_type: str
     c = random_accumulator(rng, (4, 4), "f32")
     scale_a, scale_b = (rng.integers(90, 160, (4, 1)).astype(np.uint8) for _ in "ab")
     scale_a[3] = 255
-    scales = {"scale_a": scale_a, "scale_b": scale_b} if scaled else {}
+    scales = {"scale_a": scale_a, "scale_b": scale_b, "scale_type": "ue8m0"} if scaled else {}
     kind = "mxf8f6f4" if scaled else "f8f6f4"
-    result = bits(mma.tcgen05_mma(kind, a, b, c, a_type, b_type, "f32", **scales))
+    result = bits(tcgen05(kind, a, b, c, (a_type, b_type, "f32"), **scales))
     for m in range(4):
         for n in range(4):
             pairs = [
@@ -173,7 +181,7 @@ def test_fp4_kinds_equal_the_rational_oracle(kind: str, scale_type: str, count: 
     scale_a[5, 1] = 255 if scale_type == "ue8m0" else 127
     c = random_accumulator(rng, (6, 6), "f32")
     result = bits(
-        mma.tcgen05_mma(kind, a, b, c, "e2m1", "e2m1", "f32", scale_a=scale_a, scale_b=scale_b, scale_type=scale_type)
+        tcgen05(kind, a, b, c, ("e2m1", "e2m1", "f32"), scale_a=scale_a, scale_b=scale_b, scale_type=scale_type)
     )
     for m in range(6):
         for n in range(6):
@@ -265,15 +273,17 @@ def test_negation_scale_input_and_block_scales() -> None:
     product = 2.0 * (np.arange(8 * 32).reshape(8, 32) % 7)[:, :4].T
     np.testing.assert_array_equal(mma.wgmma(a, b, c, "e4m3", "e4m3", "f32", scale_a=-1), 8 - product)
     np.testing.assert_array_equal(mma.wgmma(a, b, c, "e4m3", "e4m3", "f32", scale_a=-1, scale_b=-1), 8 + product)
-    got = mma.tcgen05_mma("f8f6f4", a, b, c, "e4m3", "e4m3", "f32", negate_b=True)
+    got = tcgen05("f8f6f4", a, b, c, ("e4m3", "e4m3", "f32"), negate_b=True)
     np.testing.assert_array_equal(got, 8 - product)
-    scales = {"scale_a": np.full((4, 1), 129, np.uint8), "scale_b": np.full((8, 1), 126, np.uint8)}
-    np.testing.assert_array_equal(
-        mma.tcgen05_mma("mxf8f6f4", a, b, c, "e4m3", "e4m3", "f32", **scales), 8 + product * 2
-    )
+    scales = {
+        "scale_a": np.full((4, 1), 129, np.uint8),
+        "scale_b": np.full((8, 1), 126, np.uint8),
+        "scale_type": "ue8m0",
+    }
+    np.testing.assert_array_equal(tcgen05("mxf8f6f4", a, b, c, ("e4m3", "e4m3", "f32"), **scales), 8 + product * 2)
     a16, b16 = formats.encode(np.eye(4, 16), "f16"), formats.encode(np.ones((8, 16)), "f16")
     np.testing.assert_array_equal(
-        mma.tcgen05_mma("f16", a16, b16, c, "f16", "f16", "f32", scale_input_d=2), np.full((4, 8), 3.0)
+        tcgen05("f16", a16, b16, c, ("f16", "f16", "f32"), scale_input_d=2), np.full((4, 8), 3.0)
     )
 
 
@@ -286,7 +296,7 @@ def test_integer_mma_is_exact_and_wraps_or_saturates(saturate: bool) -> None:
     want = a.astype(np.int64) @ b.T.astype(np.int64) + c
     want = np.clip(want, -(2**31), 2**31 - 1) if saturate else (want + 2**31) % 2**32 - 2**31
     np.testing.assert_array_equal(mma.wgmma(a.view(np.uint8), b, c, "s8", "u8", "s32", saturate=saturate), want)
-    got = mma.tcgen05_mma("i8", a.view(np.uint8), b, c, "s8", "u8", "s32", saturate=saturate)
+    got = tcgen05("i8", a.view(np.uint8), b, c, ("s8", "u8", "s32"), saturate=saturate)
     np.testing.assert_array_equal(got, want)
 
 
@@ -304,13 +314,20 @@ def test_wrong_shapes_and_scales_are_refused() -> None:
     with pytest.raises(EmulationError, match="wrong shape"):
         mma.wgmma(eight[:, :16], eight, None, "e4m3", "e4m3", "f32")
     with pytest.raises(EmulationError, match="takes no scale factors"):
-        mma.tcgen05_mma("f8f6f4", eight, eight, None, "e4m3", "e4m3", "f32", scale_a=eight, scale_b=eight)
+        tcgen05("f8f6f4", eight, eight, None, ("e4m3", "e4m3", "f32"), scale_a=eight, scale_b=eight)
     with pytest.raises(EmulationError, match="other scale factors"):
-        mma.tcgen05_mma(
-            "mxf8f6f4", eight, eight, None, "e4m3", "e4m3", "f32", scale_a=eight[:, :2], scale_b=eight[:, :2]
+        tcgen05(
+            "mxf8f6f4",
+            eight,
+            eight,
+            None,
+            ("e4m3", "e4m3", "f32"),
+            scale_a=eight[:, :2],
+            scale_b=eight[:, :2],
+            scale_type="ue8m0",
         )
     with pytest.raises(EmulationError, match="unknown tcgen05"):
-        mma.tcgen05_mma("f64", eight, eight, None, "e4m3", "e4m3", "f32")
+        tcgen05("f64", eight, eight, None, ("e4m3", "e4m3", "f32"))
 
 
 def test_one_fp8_instruction_is_fast() -> None:

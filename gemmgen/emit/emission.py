@@ -42,7 +42,9 @@ Emitter = Callable[[Any, Module], Emission]
 _EMITTERS: dict[tuple[str, type[Op]], Emitter] = {}
 
 
-def emits(op: type[OpT], target: str) -> Callable[[Callable[[OpT, Module], Emission]], Callable[[OpT, Module], Emission]]:
+def emits(
+    op: type[OpT], target: str
+) -> Callable[[Callable[[OpT, Module], Emission]], Callable[[OpT, Module], Emission]]:
     """Decorator: the function is the emitter of ``op`` for the target dialect ``target``.
 
     Raises:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.util
 import typing
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gemmgen.backends.capability import capabilities
@@ -24,11 +25,14 @@ TARGET_DIALECTS = frozenset(record.dialect for record in capabilities())
 """Prefixes whose ops exist at the target level only."""
 
 DIALECT_MODULES = {
-    "tile": "gemmgen.ir.tile_ops",
-    "async": "gemmgen.ir.async_ops",
-    **{dialect: f"gemmgen.backends.{dialect}.ops" for dialect in sorted(TARGET_DIALECTS)},
+    "tile": ("gemmgen.ir.tile_ops",),
+    "async": ("gemmgen.ir.async_ops", "gemmgen.ir.async_rules"),
+    **{
+        dialect: tuple(f"gemmgen.backends.{dialect}.{name}" for name in ("ops", "math_ops", "rules"))
+        for dialect in sorted(TARGET_DIALECTS)
+    },
 }
-"""The module that declares the ops of each prefix; imported when the prefix is first looked up."""
+"""The modules that declare the ops of each prefix and the rules about them; imported when first needed."""
 
 
 class FieldKind(Enum):
@@ -166,9 +170,7 @@ def schema_of(cls: type[Op]) -> OpSchema:
 def find_op(name: str) -> type[Op] | None:
     """The op class called ``name``, importing its dialect if need be; None when there is none."""
     if name not in _OPS:
-        prefix = name.partition(".")[0]
-        if prefix in DIALECT_MODULES:
-            importlib.import_module(DIALECT_MODULES[prefix])
+        load_dialect(name.partition(".")[0])
     return _OPS.get(name)
 
 
@@ -186,8 +188,17 @@ def registered_ops() -> dict[str, type[Op]]:
 
 def load_dialects() -> None:
     """Import every module that declares ops."""
-    for module in DIALECT_MODULES.values():
-        importlib.import_module(module)
+    for prefix in DIALECT_MODULES:
+        load_dialect(prefix)
+
+
+@cache
+def load_dialect(prefix: str) -> None:
+    """Import the ops and rules of one prefix; nothing happens for a prefix that has none (yet)."""
+    for name in DIALECT_MODULES.get(prefix, ()):
+        package = name.rpartition(".")[0]
+        if importlib.util.find_spec(package) is not None and importlib.util.find_spec(name) is not None:
+            importlib.import_module(name)
 
 
 def _check_levels(cls: type[Op]) -> None:

@@ -13,7 +13,7 @@ from gemmgen.errors import IRError
 from gemmgen.ir.core import Effect, Level, Op, Region, Value
 from gemmgen.ir.dims import Dim
 from gemmgen.ir.schema import attr, operand, operands, optional_operand, region, register_op, result, results
-from gemmgen.ir.types import MemType
+from gemmgen.ir.types import INDEX, MemType
 
 TILE_AND_ASYNC = frozenset({Level.TILE, Level.ASYNC})
 TILE_ONLY = frozenset({Level.TILE})
@@ -72,6 +72,7 @@ class ForTilesOp(Op):
         """A tile and a cluster have two extents; a shared tile is not multicast and not persistent."""
         if len(self.tile) != 2 or len(self.cluster) != 2:
             raise IRError("tile and cluster are [m, n]", got=f"tile={self.tile}, cluster={self.cluster}")
+        check_indices(self.body, 2)
         if self.raster_along not in ("m", "n"):
             raise IRError("raster_along names an axis", got=self.raster_along, need="m or n")
         if self.split > 1 and (self.persistent or self.cluster != (1, 1)):
@@ -105,8 +106,13 @@ class ForKOp(Op):
 
     def verify(self) -> None:
         """Initial values, carried values, yielded values and results agree in number and type."""
+        check_indices(self.body, 1)
         last = self.body.terminator
-        yielded = last.values if isinstance(last, YieldOp) else ()
+        if not isinstance(last, YieldOp):
+            raise IRError(
+                "a step of K ends with its carried values", got=last.NAME if last else None, need=YieldOp.NAME
+            )
+        yielded = last.values
         carried = [value.type for value in self.body.args[1:]]
         for label, values in (("inits", self.inits), ("yielded values", yielded), ("results", self.results)):
             if [value.type for value in values] != carried:
@@ -286,7 +292,8 @@ class ScaleOp(Op):
     def verify(self) -> None:
         """Scales are [rows, 1] matrices in global memory, and the fragment keeps its type."""
         if self.value.type != self.result.type or any(mem(s).space != "gmem" for s in (self.row_scale, self.col_scale)):
-            raise IRError("a scaled fragment", got=f"{self.value.type} to {self.result.type}", need="one type, gmem scales")
+            got = f"{self.value.type} to {self.result.type}"
+            raise IRError("a scaled fragment", got=got, need="one type, gmem scales")
 
 
 @register_op
@@ -343,6 +350,14 @@ class StoreOp(Op):
     row: Value = operand()
     col: Value = operand()
     transposed: bool = attr(default=False)
+
+
+def check_indices(body: Region, count: int) -> None:
+    """Raise IRError unless the first ``count`` arguments of a loop's region are indices."""
+    kinds = [value.type for value in body.args[:count]]
+    if kinds != [INDEX] * count:
+        raise IRError("a loop's region gets its place", got=", ".join(map(str, kinds)) or "nothing",
+                      need=", ".join(["index"] * count))  # fmt: skip
 
 
 def check_mma(a: Value, b: Value, acc: Value) -> None:

@@ -53,7 +53,11 @@ class PipeliningPass(Pass):
         loads = [op for op in loops[0].body.ops if isinstance(op, LoadOp | LoadScalesOp)]
         b = Builder(names)
         ring = b.add(RingOp, buffers=[self._buffer(op) for op in loads], result=("ring", RingType(self.stages)))
-        pipelined = map_ops(module, lambda op: _through_ring(op, ring.result, names) if isinstance(op, ForKOp) else None)
+
+        def pipeline(op: Op) -> Op | None:
+            return _through_ring(op, ring.result, names) if isinstance(op, ForKOp) else None
+
+        pipelined = map_ops(module, pipeline)
         return pipelined.replace(level=Level.ASYNC, body=Region((), (*b.take(), *pipelined.body.ops)))
 
     def _buffer(self, op: LoadOp | LoadScalesOp) -> Buffer:

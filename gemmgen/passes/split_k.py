@@ -20,8 +20,9 @@ class SplitKPass(Pass):
     """Deal the steps of K out to ``parts`` CTAs and sum their results before the epilogue.
 
     Before: one CTA steps through all of K for a tile and maps its accumulator.
-    After: ``tile.for_k`` has ``parts``, ``tile.reduce_parts`` stands between it and ``tile.map``, and ``tile.for_tiles``
-    gives every tile to ``parts`` CTAs that stop after it. Sums are taken in order of rank, so reruns are bit-equal.
+    After: ``tile.for_k`` has ``parts``, ``tile.reduce_parts`` stands between it and ``tile.map``, and
+    ``tile.for_tiles`` gives every tile to ``parts`` CTAs that stop after it. Sums are taken in order of rank, so reruns
+    are bit-equal.
     """
 
     parts: int = 1

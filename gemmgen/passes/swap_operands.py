@@ -12,6 +12,9 @@ from gemmgen.ir.types import MemType
 from gemmgen.passes.base import Pass
 from gemmgen.passes.registry import register_pass
 
+MAKERS = ZerosOp | MmaOp | PromoteOp | ScaleOp | ReducePartsOp | MapOp
+"""Ops whose one result is a fragment."""
+
 
 @register_pass
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class SwapOperandsPass(Pass):
 
 
 def _fragments(module: Module) -> list[Value]:
-    ops = [op for op in walk(module) if isinstance(op, ZerosOp | ForKOp | MmaOp | PromoteOp | ScaleOp | ReducePartsOp | MapOp)]
+    ops = [op for op in walk(module) if isinstance(op, ForKOp | MAKERS)]
     values = [value for op in ops for value in (*op.all_results, *(arg for r in op.all_regions for arg in r.args))]
     return [value for value in values if isinstance(value.type, MemType) and value.type.space == "frag"]
 
@@ -67,6 +70,6 @@ def _retype(op: Op, turned: dict[Value, Value]) -> Op | None:
         body = op.body
         args = tuple(turned.get(arg, arg) for arg in body.args)
         return op.replace(results=tuple(turned.get(v, v) for v in op.results), body=type(body)(args, body.ops))
-    if isinstance(op, ZerosOp | MmaOp | PromoteOp | ScaleOp | ReducePartsOp | MapOp):
+    if isinstance(op, MAKERS):
         return op.replace(result=turned[op.result])
     return None

@@ -39,7 +39,9 @@ class WarpSpecializationPass(Pass):
         if any(isinstance(op, RoleOp) for op in walk(module)):
             raise IRError("the module has roles already", where=f"module @{module.name}", fix="run the pass once")
         if not any(isinstance(op, RingOp) for op in walk(module)):
-            raise IRError("no ring to put between the roles", where=f"module @{module.name}", fix="run pipelining first")
+            raise IRError(
+                "no ring to put between the roles", where=f"module @{module.name}", fix="run pipelining first"
+            )
         shared = tuple(op for op in module.body.ops if isinstance(op, DECLARATIONS))
         work = Region((), tuple(op for op in module.body.ops if not isinstance(op, DECLARATIONS)))
         roles = [_role("math", self.math_warpgroups * WARPS_PER_GROUP, _without(work, _is_loading))]

@@ -1,0 +1,1 @@
+"""Hopper: TMA, mbarriers, wgmma, clusters with distributed shared memory."""

@@ -127,7 +127,7 @@ def predict(schedule: Schedule, m: int, n: int, k: int, target: Capability) -> f
     """Predicted time of one launch on data that is not in L2, in µs."""
     cost = _cost(schedule)
     waves = _waves(schedule, m, n, target)
-    steps = waves * -(-(-(-k // STEP_K)) // schedule.split_k) * cost.step
+    steps = waves * _ceil(_ceil(k, STEP_K), schedule.split_k) * cost.step
     memory = (m * k + n * k + 2 * m * n) / BYTES_PER_US
     return cost.base + max(steps, memory) + waves * cost.tile
 
@@ -143,10 +143,8 @@ def _waves(schedule: Schedule, m: int, n: int, target: Capability) -> int:
 def _cost(schedule: Schedule) -> Cost:
     rows, columns = _rows_and_columns(schedule)
     split = schedule.split_k > 1
-    if schedule.swap_ab:
-        by_rows = SPLIT_SWAPPED if split else SWAPPED
-    else:
-        by_rows = {128: SPLIT_PLAIN} if split else PLAIN
+    swapped, plain = (SPLIT_SWAPPED, {128: SPLIT_PLAIN}) if split else (SWAPPED, PLAIN)
+    by_rows = swapped if schedule.swap_ab else plain
     nearest = min(by_rows, key=lambda known: abs(known - rows))
     found = _interpolated(by_rows[nearest], columns)
     scale = rows / nearest
@@ -271,8 +269,12 @@ def _rows_and_columns(schedule: Schedule) -> tuple[int, int]:
     return (n, m) if schedule.swap_ab else (m, n)
 
 
+def _ceil(value: int, step: int) -> int:
+    return -(-value // step)
+
+
 def _round_up(value: int, step: int) -> int:
-    return -(-value // step) * step
+    return _ceil(value, step) * step
 
 
 def _shown(hints: ScheduleHints) -> str:

@@ -20,6 +20,7 @@ from gemmgen.backends.sm90.math_ops import (
     StagingWaitOp,
     StoreColumnsOp,
     StoreCommitOp,
+    StoreDirectOp,
     StoreDrainOp,
     StoreRowsOp,
     ThreadPositionOp,
@@ -85,7 +86,7 @@ class MathLowering:
                 case async_ops.AsyncStoreOp():
                     self._store_in_background(op)
                 case tile_ops.StoreOp():
-                    self._store_reduced(op)
+                    self._store_directly(op)
                 case _:
                     raise IRError(f"sm_90a has no lowering for {op.NAME} here", got=op.NAME)
 
@@ -178,7 +179,7 @@ class MathLowering:
         """Through shared memory: every wave becomes boxes that one thread hands to the copy engine."""
         ir, pieces = self.ir, self.pieces[op.value]
         waves, area = len(pieces), op.staging.name
-        rows, columns = extents(op.value)
+        columns = extents(op.value)[1]
         slab = hw.WGMMA_ROWS if op.transposed else hw.store_slab_columns(columns)
         box = (columns, slab) if op.transposed else (hw.WGMMA_ROWS, slab)
         item = SCALAR_BITS[mem(op.dest).dtype.name] // 8
@@ -212,15 +213,20 @@ class MathLowering:
         self.reduction = op
         self.pieces[op.result] = pieces
 
-    def _store_reduced(self, op: tile_ops.StoreOp) -> None:
-        """Reduce this CTA's slice of the tile and store it directly."""
-        found = self.reduction
-        if found is None or found.exchange is None:
-            raise IRError("a fragment leaves through a staging tile", got=op.NAME, fix="run epilogue-staging")
-        shape = extents(op.value)
+    def _store_directly(self, op: tile_ops.StoreOp) -> None:
+        """Without staging: the reduced slice of this CTA, or the fragment element by element."""
         rows, cols = mem(op.dest).shape
+        place = {"dest": self.ctx.pointer(op.dest), "stride": self.ctx.stride(op.dest, 0), "row": op.row,
+                 "col": op.col, "rows": rows, "cols": cols}  # fmt: skip
+        found = self.reduction
+        if found is None:
+            pieces = self.pieces[op.value]
+            for wave, piece in enumerate(pieces):
+                self.ir.add(StoreDirectOp, value=piece, waves=len(pieces), wave=wave, transposed=op.transposed, **place)
+            return
+        assert found.exchange is not None
+        shape = extents(op.value)
         self.ir.add(
-            ReduceStoreOp, dest=self.ctx.pointer(op.dest), stride=self.ctx.stride(op.dest, 0), row=op.row, col=op.col,
-            area=found.exchange.name, tile=shape[::-1] if op.transposed else shape, pitch=extents(found.exchange)[1],
-            parts=found.parts, threads=self.ctx.math_warps * hw.WARP_THREADS, rows=rows, cols=cols,
+            ReduceStoreOp, area=found.exchange.name, tile=shape[::-1] if op.transposed else shape,
+            pitch=extents(found.exchange)[1], parts=found.parts, threads=self.ctx.math_warps * hw.WARP_THREADS, **place,
         )  # fmt: skip

@@ -41,7 +41,7 @@ from gemmgen.ir.async_ops import (
     tile_bytes,
 )
 from gemmgen.ir.builder import Builder
-from gemmgen.ir.core import Level, Module, Op, Region, Value
+from gemmgen.ir.core import Level, Module, Region, Value
 from gemmgen.ir.rewrite import NameSupply, walk
 from gemmgen.ir.tile_ops import ForKOp, ForTilesOp, StoreOp, YieldOp, mem
 from gemmgen.ir.types import I32, I64, INDEX, MAP, BarrierType, MemType

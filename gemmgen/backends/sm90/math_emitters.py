@@ -148,7 +148,10 @@ def _tma_store(op: ops.TmaStoreOp, module: Module) -> Emission:
     col = f"{op.col.name} + {along}" if op.transposed else op.col.name
     base = f"smem + {offset(op.area)} + {wave} * {op.slabs * box_bytes}"
     boxes = [
-        {"address": base + (f" + {slab * box_bytes}" if slab else ""), "col": col + (f" + {slab * op.box[1]}" if slab else "")}
+        {
+            "address": base + (f" + {slab * box_bytes}" if slab else ""),
+            "col": col + (f" + {slab * op.box[1]}" if slab else ""),
+        }
         for slab in range(op.slabs)
     ]
     return Emission("tma_store", {"map": op.map.name, "row": row, "boxes": boxes}, helpers("tma_store"))
@@ -163,6 +166,17 @@ def _store_commit(op: ops.StoreCommitOp, module: Module) -> Emission:
 def _store_drain(op: ops.StoreDrainOp, module: Module) -> Emission:
     return statement("if (threadIdx.x % 128 == 0) tma_store_drain();", "shared memory lives until all stores are done",
                      "tma_store_sync")  # fmt: skip
+
+
+@emits(ops.StoreDirectOp, TARGET)
+def _store_direct(op: ops.StoreDirectOp, module: Module) -> Emission:
+    along, across = f"{wave_rows(op.waves, op.wave)} + row + i / 2 % 2 * 8", "i / 4 * 8 + 2 * quad + i % 2"
+    in_m, in_n = (across, along) if op.transposed else (along, across)
+    fields = {
+        "value": op.value.name, "count": _count(op.value), "dest": op.dest.name, "stride": op.stride.name,
+        "m": f"{op.row.name} + {in_m}", "n": f"{op.col.name} + {in_n}", "rows": dim(op.rows), "cols": dim(op.cols),
+    }  # fmt: skip
+    return Emission("store_direct", fields, helpers("pack_bf16"))
 
 
 @emits(ops.GroupSyncOp, TARGET)

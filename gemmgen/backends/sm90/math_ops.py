@@ -261,6 +261,26 @@ class StoreDrainOp(Sm90Op):
 
 @register_op
 @dataclass(frozen=True)
+class StoreDirectOp(Sm90Op):
+    """Round a fragment to bf16 and store it element by element; ``transposed``: its rows are columns of D."""
+
+    NAME: ClassVar[str] = "sm90.store_direct"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.WRITES_GMEM})
+
+    value: Value = operand()
+    dest: Value = operand()
+    stride: Value = operand()
+    row: Value = operand()
+    col: Value = operand()
+    rows: Dim = attr()
+    cols: Dim = attr()
+    waves: int = attr()
+    wave: int = attr()
+    transposed: bool = attr(default=False)
+
+
+@register_op
+@dataclass(frozen=True)
 class GroupSyncOp(Sm90Op):
     """The ``threads`` multiplying threads of the CTA meet at named barrier ``id``."""
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from gemmgen.backends.sm90 import emitters, math_emitters  # noqa: F401  (they register the emitters)
-from gemmgen.backends.sm90 import names
+from gemmgen.backends.sm90 import emitters, math_emitters, names  # noqa: F401  (they register the emitters)
 from gemmgen.backends.sm90.ops import Area, Launch
 from gemmgen.emit.renderer import Renderer, render
 from gemmgen.errors import IRError

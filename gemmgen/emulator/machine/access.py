@@ -276,6 +276,7 @@ def _store_global(x: Unit, region: Region, rows: Data, pc: int, racy: bool) -> N
     if buffer.readonly:
         raise MemoryFault(Kind.OUT_OF_BOUNDS, f"a store to {buffer.name}, which is read-only")
     size = rows.shape[1]
+    buffer.check_members(region.offsets[:, None] + np.arange(size))
     if not racy:
         shadow = buffer.shadowed(x.cta.machine.clocks)
         for access, chosen in by_thread(x, region):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gemmgen.emulator.machine.clocks import Clocks, SyncClock
+from gemmgen.emulator.machine.clocks import Clock, Clocks, SyncClock
 from gemmgen.emulator.machine.cta import Cluster, Cta
 from gemmgen.emulator.machine.deadlock import report_deadlock, report_livelock
 from gemmgen.emulator.machine.layout import SymbolLayout
@@ -79,6 +79,7 @@ class Machine:
         self.progress = 0
         self.sync_objects: dict[tuple[str, int], SyncClock] = {}
         self.acquired_maps: dict[tuple[int, int], int] = {}
+        self.tensor_fences: dict[int, Clock] = {}
         self.counters: dict[str, int] = {}
         self._waiting_clusters = self._cluster_origins()
         self._next_cluster = 0

@@ -50,6 +50,7 @@ class Buffer:
         written: per byte whether it holds a value, or None when all of it does.
         shadow: shadow state, made at the first device write.
         granule: bytes per shadow granule.
+        foreign: per byte whether it lies between the rows of a strided array, or None where no byte does.
     """
 
     def __init__(self, name: str, base: int, data: Bytes, granule: int, written: NDArray[np.bool_] | None, readonly: bool) -> None:
@@ -60,6 +61,12 @@ class Buffer:
         self.written = written
         self.readonly = readonly
         self.shadow: Shadow | None = None
+        self.foreign: NDArray[np.bool_] | None = None
+
+    def check_members(self, offsets: NDArray[np.int64] | NDArray[np.bool_]) -> None:
+        """Check that a store touches only bytes of the caller's array, not the gaps between its rows."""
+        if self.foreign is not None and self.foreign[offsets].any():
+            raise MemoryFault(Kind.OUT_OF_BOUNDS, f"a store between the rows of {self.name}")
 
     def shadowed(self, clocks: Clocks) -> Shadow:
         """The shadow state, made now if there is none."""

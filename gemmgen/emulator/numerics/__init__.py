@@ -8,8 +8,8 @@ byte addresses are int64; lanes, rows and columns int32. Index arrays are cached
 ``formats``: number formats. Names: e4m3 e5m2 e2m1 e2m3 e3m2 ue8m0 ue4m3 bf16 f16 tf32 f32 s8 u8.
     FORMATS[name] -> NumberFormat(name, bits, exponent_bits, mantissa_bits, bias, ..., code_dtype)
     decode(codes, name) -> float64 values                        decode_f32(codes, name) -> float32 values
-    leading_exponent(codes, name) -> float64 2**e, 0 for zeros; subnormals keep the minimum exponent
-    encode(values, name, rounding="rn", saturate=True, relu=False) -> codes     rounding: rn rz rna rp
+    leading_exponent(values, name) -> float64 2**e, 0 for zeros; subnormals keep the minimum exponent
+    encode(values, name, rounding="rn", saturate=True, relu=False) -> codes     rounding: rn rz rna rp rm
     cvt_pack(high, low, name, rounding="rn", saturate=True, relu=False) -> codes of cvt...{e4m3x2,...,bf16x2,f16x2}
     cvt_unpack(packed, name) -> (high, low) codes                f32_to_tf32_rna(values) -> float32
     unpack_dense(bytes, bits) -> codes     4-bit packed pairs, low nibble first
@@ -23,13 +23,12 @@ byte addresses are int64; lanes, rows and columns int32. Index arrays are cached
 
 ``mma``: D = A B^T + C exactly as the tensor cores accumulate.
     wgmma(a, b, c, a_type, b_type, d_type, *, scale_a=1, scale_b=1, saturate=False, exact=False) -> D [M, N]
-    tcgen05_mma(kind, a, b, c, a_type, b_type, d_type, *, negate_a=False, negate_b=False, scale_a=None, scale_b=None,
-                scale_type="ue8m0", scale_input_d=0, saturate=False, exact=False) -> D [M, N]
-        a, b: codes [M, K], [N, K] of one instruction; c: None (D = A B^T) or [M, N]; c and D are float32, float16 or
-        int32 by d_type; scale_a, scale_b: codes [M, K / block], [N, K / block] for mxf8f6f4, mxf4, mxf4nvf4
+    tcgen05_mma(instruction, a, b, c, *, scale_a=None, scale_b=None, scale_input_d=0, exact=False) -> D [M, N]
+        instruction: an InstructionDescriptor; a, b: codes [M, K], [N, K] of one instruction; c: None (D = A B^T) or
+        [M, N]; c and D are float32, float16 or int32 by d_type; scale_a, scale_b: codes [M, K / block], [N, K / block]
         exact: float64 sum rounded once to d_type instead of the hardware's rule
-    mma_accumulate(a, b, c, a_type, b_type, rule, ...) -> D for any K as one group; AccumulationRule(fraction_bits,
-        result_bits, d_type); WGMMA_FP8, WGMMA_FP8_F16, WIDE, WIDE_F16, BLOCK_FP4
+    mma_accumulate(operand(a, type), operand(b, type), c, rule, exact=False) -> D for any K as one group
+        AccumulationRule(fraction_bits, result_bits, d_type); WGMMA_FP8, WGMMA_FP8_F16, WIDE, WIDE_F16, BLOCK_FP4
 
 ``swizzle``: Swizzle.NONE B32 B64 B128 B128_ATOM32 B128_ATOM64 (.span_bytes .atom_bytes .repeat_bytes)
     Swizzle.apply(addresses, base_offset=0) -> physical addresses (its own inverse), absolute-address XOR; for TMA too

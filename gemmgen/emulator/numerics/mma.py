@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gemmgen.emulator.numerics.descriptors import InstructionDescriptor
 from gemmgen.emulator.numerics.formats import CANONICAL_F16_NAN, CANONICAL_F32_NAN, FORMATS, decode, leading_exponent
-from gemmgen.emulator.numerics.kinds import FP8_TYPES, KINDS, Kind, check_tcgen05_types, check_wgmma_types
+from gemmgen.emulator.numerics.kinds import FP8_TYPES, Kind, check_tcgen05_types, check_wgmma_types, tensor_kind
 from gemmgen.errors import EmulationError
 
 Codes = NDArray[np.unsignedinteger]
@@ -88,44 +89,30 @@ def wgmma(
         return _integer_mma(a, b, c, a_type, b_type, saturate)
     rules = (WGMMA_FP8, WGMMA_FP8_F16) if a_type in FP8_TYPES else (WIDE, WIDE_F16)
     rule = rules[d_type == "f16"]
-    return mma_accumulate(a, b, c, a_type, b_type, rule, negate=scale_a * scale_b < 0, exact=exact)
+    return mma_accumulate(operand(a, a_type, float(scale_a * scale_b)), operand(b, b_type), c, rule, exact)
 
 
 def tcgen05_mma(
-    kind: str,
+    instruction: InstructionDescriptor,
     a: Codes,
     b: Codes,
     c: NDArray | None,
-    a_type: str,
-    b_type: str,
-    d_type: str,
     *,
-    negate_a: bool = False,
-    negate_b: bool = False,
     scale_a: Codes | None = None,
     scale_b: Codes | None = None,
-    scale_type: str = "ue8m0",
     scale_input_d: int = 0,
-    saturate: bool = False,
     exact: bool = False,
 ) -> NDArray:
     """One Blackwell ``tcgen05.mma``, over whole matrices whatever the CTA group: D = (±A)(±B)ᵀ + C·2^-s.
 
     Args:
-        kind: f16, tf32, f8f6f4, i8, mxf8f6f4, mxf4 or mxf4nvf4.
+        instruction: kind, types, negation, saturation and scale type; its M and N are not looked at.
         a: codes [M, K], unpacked to one code per entry.
         b: codes [N, K].
         c: accumulator [M, N] of D's dtype, or None.
-        a_type: element type of A.
-        b_type: element type of B.
-        d_type: f32, f16 or s32.
-        negate_a: bit 13 of the instruction descriptor.
-        negate_b: bit 14.
         scale_a: codes [M, K / block]; the block kinds need it, the others refuse it.
         scale_b: codes [N, K / block].
-        scale_type: ue8m0, or ue4m3 for mxf4nvf4.
         scale_input_d: s of C·2^-s, 0..15.
-        saturate: bit 3 of the instruction descriptor, integers only.
         exact: add in float64 and round once, instead of the hardware's rule.
 
     Returns:
@@ -134,65 +121,79 @@ def tcgen05_mma(
     Raises:
         EmulationError: the kind has no such types, scales or K.
     """
-    check_tcgen05_types(kind, a_type, b_type, d_type)
-    _check_operands(a, b, KINDS[kind].k)
-    if kind == "i8":
-        return _integer_mma(a, b, c, a_type, b_type, saturate)
+    kind = tensor_kind(instruction.kind)
+    a_type, b_type, d_type = instruction.a_type, instruction.b_type, instruction.d_type
+    check_tcgen05_types(kind.name, a_type, b_type, d_type)
+    _check_operands(a, b, kind.k)
+    if kind.name == "i8":
+        return _integer_mma(a, b, c, a_type, b_type, instruction.saturate)
     if c is not None and scale_input_d:
         c = np.ldexp(c.astype(np.float64), -scale_input_d)
-    negate = negate_a != negate_b
-    scales = _decode_scales(KINDS[kind], scale_a, scale_b, scale_type)
-    if kind in ("mxf4", "mxf4nvf4") and scales is not None:
-        return _block_fp4(a, b, c, scales, scale_type, negate, exact)
-    rule = WIDE_F16 if d_type == "f16" else WIDE
-    return mma_accumulate(a, b, c, a_type, b_type, rule, negate=negate, scales=scales, exact=exact)
+    sign = -1.0 if instruction.negate_a != instruction.negate_b else 1.0
+    scales = _decode_scales(kind, scale_a, scale_b, instruction.scale_type)
+    if scales is not None and kind.name != "mxf8f6f4":
+        return _block_fp4(sign * decode(a, a_type), decode(b, b_type), c, scales, exact)
+    if scales is None:
+        left, right = operand(a, a_type, sign), operand(b, b_type)
+    else:
+        left, right = operand(a, a_type, sign * scales[0].values), operand(b, b_type, scales[1].values)
+    return mma_accumulate(left, right, c, WIDE_F16 if d_type == "f16" else WIDE, exact)
 
 
-def mma_accumulate(
-    a: Codes,
-    b: Codes,
-    c: NDArray | None,
-    a_type: str,
-    b_type: str,
-    rule: AccumulationRule,
-    *,
-    negate: bool = False,
-    scales: tuple[Values, Values] | None = None,
-    exact: bool = False,
-) -> NDArray:
+@dataclass(frozen=True)
+class Operand:
+    """A decoded operand [rows, K].
+
+    Attributes:
+        values: its values, signs and scales included.
+        leading: the power of two at which the hardware places each value's leading digit; 0 for zeros.
+        narrow: whether products fit float32 exactly (unscaled elements of at most 8 bits).
+    """
+
+    values: Values
+    leading: Values
+    narrow: bool
+
+
+def operand(codes: Codes, element: str, factor: float | Values = 1.0) -> Operand:
+    """Decode an operand.
+
+    Args:
+        codes: codes [rows, K].
+        element: element type.
+        factor: ±1, or powers of two (or NaN) [rows, 1], whose exponents join those of the elements.
+    """
+    values = decode(codes, element)
+    leading = leading_exponent(values, element)
+    with np.errstate(invalid="ignore"):
+        scaled = values * factor
+    if np.ndim(factor) == 0:
+        return Operand(scaled, leading, FORMATS[element].bits <= 8)
+    return Operand(scaled, leading * np.abs(factor), narrow=False)
+
+
+def mma_accumulate(a: Operand, b: Operand, c: NDArray | None, rule: AccumulationRule, exact: bool = False) -> NDArray:
     """The accumulation rule for any K as one group.
 
     Args:
-        a: codes [M, K].
-        b: codes [N, K].
+        a: operand [M, K].
+        b: operand [N, K].
         c: accumulator [M, N] as float values, or None.
-        a_type: element type of A.
-        b_type: element type of B.
         rule: bits kept while adding, and the result's form.
-        negate: subtract the products instead.
-        scales: power-of-two (or NaN) factors [M, 1] and [N, 1] whose exponents join those of the products.
         exact: add in float64 and round once.
 
     Returns:
-        D [M, N] as float32 or float16. NaN is 0x7FFFFFFF (f16: 0x7FFF); an exact zero is +0.
+        D [M, N] as float32 or float16. NaN is 0x7FFFFFFF (f16: 0x7FFF); an exact zero is +0; a sum of 2^128 or more
+        (f16: what rounds to 2^16) is infinity.
     """
-    a_values, b_values = decode(a, a_type), decode(b, b_type)
-    if negate:
-        a_values = -a_values
-    a_leading, b_leading = leading_exponent(a_values, a_type), leading_exponent(b_values, b_type)
-    if scales is not None:
-        a_values, b_values = a_values * scales[0], b_values * scales[1]
-        a_leading, b_leading = a_leading * scales[0], b_leading * scales[1]
-    total = np.zeros((len(a), len(b))) if c is None else c.astype(np.float64)
+    total = np.zeros((len(a.values), len(b.values))) if c is None else c.astype(np.float64)
     if exact:
-        return _round(a_values @ b_values.T + total, rule.d_type)
-    special = _special_results(a_values, b_values, total)
+        return _round(a.values @ b.values.T + total, rule.d_type)
+    special = _special_results(a.values, b.values, total)
     if special is not None:
-        a_values, b_values, total = (np.where(np.isfinite(x), x, 0.0) for x in (a_values, b_values, total))
-        a_leading, b_leading = (np.where(np.isfinite(x), x, 0.0) for x in (a_leading, b_leading))
-    dtype = np.float32 if rule.fraction_bits <= 13 and scales is None else np.float64
-    aligned = _align_and_add(a_values, b_values, a_leading, b_leading, total, rule, dtype)
-    return _convert(aligned, special, rule)
+        a, b, total = _without_specials(a), _without_specials(b), _finite(total)
+    dtype = np.float32 if rule.fraction_bits <= 13 and a.narrow and b.narrow else np.float64
+    return _convert(_align_and_add(a, b, total, rule, dtype), special, rule)
 
 
 def truncate_f32(values: Values, fraction_bits: int) -> NDArray[np.float32]:
@@ -205,26 +206,33 @@ def truncate_f32(values: Values, fraction_bits: int) -> NDArray[np.float32]:
         return kept.astype(np.float32)
 
 
-def _align_and_add(
-    a: Values, b: Values, a_leading: Values, b_leading: Values, c: Values, rule: AccumulationRule, dtype: type
-) -> Values:
+def _finite(values: Values) -> Values:
+    return np.where(np.isfinite(values), values, 0.0)
+
+
+def _without_specials(x: Operand) -> Operand:
+    """The operand with zeros for infinities and NaNs, whose results are known."""
+    return Operand(_finite(x.values), _finite(x.leading), x.narrow)
+
+
+def _align_and_add(a: Operand, b: Operand, c: Values, rule: AccumulationRule, dtype: type) -> Values:
     """The aligned, truncated, exact sum as float64 [M, N], from finite operands.
 
     One pass per k over [M, N] keeps the working set in cache. In float32 (13 fraction bits, 8-bit operands) every step
     is exact: products have 8 significant bits and truncated terms stay below 2^22.
     """
-    a_columns, a_leads = np.asfortranarray(a, dtype), np.asfortranarray(a_leading, dtype)
-    b_rows, b_leads = np.ascontiguousarray(b.T, dtype), np.ascontiguousarray(b_leading.T, dtype)
+    a_columns, a_leads = np.asfortranarray(a.values, dtype), np.asfortranarray(a.leading, dtype)
+    b_rows, b_leads = np.ascontiguousarray(b.values.T, dtype), np.ascontiguousarray(b.leading.T, dtype)
     term = np.empty(c.shape, dtype)
     largest = np.zeros(c.shape, dtype)
-    for k in range(a.shape[1]):
+    for k in range(a.values.shape[1]):
         np.multiply(a_leads[:, k, None], b_leads[k], out=term)
         np.maximum(largest, term, out=largest)
     quantum, per_quantum = _quantum(largest.astype(np.float64), c, rule)
     # A huge factor belongs to an all-zero (m, n) only; it must stay finite so that 0 times it is 0.
     factor = np.minimum(per_quantum, 2.0**100).astype(dtype) if dtype is np.float32 else per_quantum
     units = np.zeros(c.shape, dtype)
-    for k in range(a.shape[1]):
+    for k in range(a.values.shape[1]):
         np.multiply(a_columns[:, k, None], b_rows[k], out=term)
         np.multiply(term, factor, out=term)
         np.trunc(term, out=term)
@@ -240,33 +248,34 @@ def _quantum(largest: Values, c: Values, rule: AccumulationRule) -> tuple[Values
     return quantum, 1.0 / quantum
 
 
-def _block_fp4(
-    a: Codes, b: Codes, c: NDArray | None, scales: tuple[Values, Values], scale_type: str, negate: bool, exact: bool
-) -> NDArray:
+def _block_fp4(a: Values, b: Values, c: NDArray | None, scales: tuple[Operand, Operand], exact: bool) -> NDArray:
     """mxf4 and mxf4nvf4: exact sums of 16 products, scaled; only the scales' exponents align the sums.
 
     A group whose products cancel still counts in the alignment, as in MMA-Sim, the only source (no B200 was measured).
     """
-    a_values, b_values = decode(a, "e2m1"), decode(b, "e2m1")
-    if negate:
-        a_values = -a_values
     groups = a.shape[1] // _SCALE_GROUP
-    a_scale, b_scale = (np.repeat(scale, groups // scale.shape[1], axis=1) for scale in scales)
+    a_scale, b_scale = (_spread(scale, groups) for scale in scales)
     total = np.zeros((len(a), len(b))) if c is None else c.astype(np.float64)
-    special = _special_results(a_scale, b_scale, total)
+    special = _special_results(a_scale.values, b_scale.values, total)
     if special is not None:
-        a_scale, b_scale, total = (np.where(np.isfinite(x), x, 0.0) for x in (a_scale, b_scale, total))
+        a_scale, b_scale, total = _without_specials(a_scale), _without_specials(b_scale), _finite(total)
     sums, largest = [], np.zeros(total.shape)
-    a_leading, b_leading = leading_exponent(a_scale, scale_type), leading_exponent(b_scale, scale_type)
     for group in range(groups):
         part = slice(group * _SCALE_GROUP, (group + 1) * _SCALE_GROUP)
-        sums.append(a_values[:, part] @ b_values[:, part].T * (a_scale[:, group, None] * b_scale[:, group]))
-        largest = np.maximum(largest, a_leading[:, group, None] * b_leading[:, group])
+        factor = a_scale.values[:, group, None] * b_scale.values[:, group]
+        sums.append(a[:, part] @ b[:, part].T * factor)
+        largest = np.maximum(largest, a_scale.leading[:, group, None] * b_scale.leading[:, group])
     if exact:
         return _merge_special(_round(sum(sums, total), "f32"), special)
     quantum, per_quantum = _quantum(largest, total, BLOCK_FP4)
     units = sum((np.trunc(group_sum * per_quantum) for group_sum in sums), np.trunc(total * per_quantum))
     return _convert(units * quantum, special, BLOCK_FP4)
+
+
+def _spread(scales: Operand, groups: int) -> Operand:
+    """One scale factor per group of products, where a factor serves one or more groups."""
+    times = groups // scales.values.shape[1]
+    return Operand(np.repeat(scales.values, times, axis=1), np.repeat(scales.leading, times, axis=1), scales.narrow)
 
 
 def _integer_mma(a: Codes, b: Codes, c: NDArray | None, a_type: str, b_type: str, saturate: bool) -> NDArray[np.int32]:
@@ -323,16 +332,17 @@ def _check_operands(a: Codes, b: Codes, k: int) -> None:
 
 
 def _decode_scales(
-    kind: Kind, scale_a: Codes | None, scale_b: Codes | None, scale_type: str
-) -> tuple[Values, Values] | None:
-    """Scale factors as values, checked against what the kind takes."""
+    kind: Kind, scale_a: Codes | None, scale_b: Codes | None, scale_type: str | None
+) -> tuple[Operand, Operand] | None:
+    """Scale factors, checked against what the kind takes."""
     if not kind.block_scaled:
         if scale_a is not None or scale_b is not None:
             raise EmulationError(f"kind::{kind.name} takes no scale factors", got="scales", need="none")
         return None
-    counts = dict(kind.scales).get(scale_type, ())
+    counts = dict(kind.scales).get(scale_type or "", ())
     if scale_a is None or scale_b is None or scale_a.shape[1] != scale_b.shape[1] or scale_a.shape[1] not in counts:
         shapes = [None if scale is None else scale.shape for scale in (scale_a, scale_b)]
         need = "; ".join(f"{name}: {' or '.join(map(str, n))} per row" for name, n in kind.scales)
         raise EmulationError(f"kind::{kind.name} needs other scale factors", got=f"{scale_type} {shapes}", need=need)
-    return decode(scale_a, scale_type), decode(scale_b, scale_type)
+    assert scale_type is not None
+    return operand(scale_a, scale_type), operand(scale_b, scale_type)

@@ -27,7 +27,7 @@ Step = Callable[["Unit"], "Wait | None"]
 Build = Callable[["Builder"], Step]
 _FAMILIES = (
     "integer bits compare floating half convert move control warp memory atomic matrix fences barriers mbarriers "
-    "cp_async bulk bulk_reduce tensormap wgmma"
+    "cp_async bulk bulk_reduce tensormap wgmma tcgen05 tcgen05_mma"
 ).split()
 _REGISTRY: dict[str, Build] = {}
 SYNC_SEMANTICS = frozenset(["mbar.wait", "bar.sync", "bar.cluster", "bar.red", "wgmma.wait", "bulk.wait", "control.setmaxnreg"])
@@ -240,8 +240,8 @@ def compile_blocks(machine: Machine) -> list[CompiledBlock]:
 def _wgmma_registers(instructions: list[Decoded]) -> frozenset[Reg]:
     found: set[Reg] = set()
     for instruction in instructions:
-        if instruction.semantic == "wgmma.mma":
-            for operand in instruction.operands[:2]:
+        if instruction.semantic in ("wgmma.mma", "tcgen05.ld"):
+            for operand in instruction.operands[: 2 if instruction.semantic == "wgmma.mma" else 1]:
                 if isinstance(operand, Vec):
                     found.update(item for item in operand.items if isinstance(item, Reg))
     size = -1
@@ -303,6 +303,11 @@ def rename_owned(x: Unit, target: Reg, source: Reg, pc: int) -> None:
     """
     cta = x.cta
     words = x.base["b32"]
+    issuer = x.owned[source]
+    x.owned[target] = issuer
+    if cta.machine.program.instructions[issuer].semantic == "tcgen05.ld":
+        np.copyto(words[target.index], words[source.index], where=x.where)
+        return
     to, origin = target.index, source.index
 
     def run() -> None:
@@ -312,11 +317,10 @@ def rename_owned(x: Unit, target: Reg, source: Reg, pc: int) -> None:
     operation = cta.machine.issue(AsyncOperation(run, "register copy", chain, pc))
     for warp in x.warps:
         state = cta.wgmma_states[warp.index]
-        epoch, issuer = state.owned[source]
+        epoch, _ = state.owned[source]
         state.owned[target] = (epoch, issuer)
         group = state.groups[epoch - 1] if epoch <= len(state.groups) else state.current
         group.append(operation)
-    x.owned[target] = x.owned[source]
 
 
 def _then(first: Step, second: Step) -> Step:
@@ -383,8 +387,12 @@ def _guard_wgmma_registers(machine: Machine, instruction: Decoded, owned: frozen
                 rename_owned(x, renaming[0], renaming[1], instruction.index)  # type: ignore[arg-type]
                 return None
             register = next(r for r in touched if r in x.owned)
-            text = f"{register.name} is touched while a wgmma that was not waited for owns it"
-            machine.recorder.add(Kind.WGMMA_REGISTER, text, instruction.index, x.name, x.owned[register])
+            issuer = x.owned[register]
+            by_load = machine.program.instructions[issuer].semantic == "tcgen05.ld"
+            owner = "tcgen05.ld" if by_load else "wgmma"
+            text = f"{register.name} is touched while a {owner} that was not waited for owns it"
+            kind = Kind.TCGEN05_ORDER if by_load else Kind.WGMMA_REGISTER
+            machine.recorder.add(kind, text, instruction.index, x.name, issuer)
         x.dirty |= touched
         return step(x)
 

@@ -81,6 +81,8 @@ def write_buffer(b: Builder, x: Unit, thread: Thread, box: tma.Box, agent: int, 
         return
     if buffer.readonly:
         raise b.fault(x, Kind.OUT_OF_BOUNDS, f"a bulk copy stores to {buffer.name}, which is read-only")
+    if buffer.foreign is not None and box.view(buffer.foreign).any():
+        b.finding(x, Kind.OUT_OF_BOUNDS, f"a bulk copy stores between the rows of {buffer.name}")
     access = issue_access(x, thread, agent, epoch, b.pc)
     conflict = buffer.shadowed(x.cta.machine.clocks).write(access, box.granules())
     report_conflict(x, conflict, b.pc, True, global_place(buffer, conflict))

@@ -163,22 +163,9 @@ class MatrixMultiply:
         scales = {}
         if self.scale_count:
             scale_a = np.concatenate([self._scales(cta, tmem[cta], 0) for cta in group])
-            scales = {"scale_a": scale_a, "scale_b": self._scales_of_b(tmem), "scale_type": shape.scale_type}
-        result = tcgen05_mma(
-            shape.kind,
-            a,
-            b,
-            self._read_d(tmem) if self.accumulate else None,
-            shape.a_type,
-            shape.b_type,
-            shape.d_type,
-            negate_a=shape.negate_a,
-            negate_b=shape.negate_b,
-            scale_input_d=self.scale_input_d,
-            saturate=shape.saturate,
-            exact=exact,
-            **scales,
-        )
+            scales = {"scale_a": scale_a, "scale_b": self._scales_of_b(tmem)}
+        old = self._read_d(tmem) if self.accumulate else None
+        result = tcgen05_mma(shape, a, b, old, scale_input_d=self.scale_input_d, exact=exact, **scales)
         self._write_d(tmem, result)
 
     @cached_property

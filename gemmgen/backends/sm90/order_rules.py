@@ -1,0 +1,332 @@
+"""Laws of Hopper's barriers: who arrives how often, how many bytes are expected, and what must be waited for first.
+
+A wrong count is a deadlock or a race that shows only on the GPU, so all of it is proved on the module here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from gemmgen.backends.sm90 import math_ops as math
+from gemmgen.backends.sm90.ops import (
+    AdvanceOp,
+    BarriersOp,
+    CopyArriveOp,
+    CopyScalesOp,
+    CursorOp,
+    ExpectOp,
+    InitBarriersOp,
+    KLoopOp,
+    ReleaseOp,
+    SyncOp,
+    TileLoopOp,
+    TmaLoadOp,
+    WaitOp,
+    WarpsOp,
+)
+from gemmgen.backends.sm90.sites import Program, Site, area_names, fail
+from gemmgen.ir.core import Op, Region, Value
+from gemmgen.ir.rewrite import walk
+from gemmgen.ir.types import BarrierType
+
+READS_STAGE = (math.WgmmaOp, math.RowScalesOp, math.ColumnScalesOp, math.BlockScalesOp)
+MAX_TRANSFER_BYTES = (1 << 20) - 1
+NAMED_BARRIERS = 16
+
+
+def check_order(program: Program) -> None:
+    """Check barriers, cursors, the order within a step of K, and the way a tile leaves.
+
+    Raises:
+        IRError: the first law that is broken.
+    """
+    declared = _declared_barriers(program)
+    _check_start_and_end(program)
+    for barriers in declared.values():
+        _check_arrivals(program, barriers)
+    filled_by = _filled_by(program)
+    for site, op in program.all(KLoopOp):
+        _check_cursors(program, op)
+        step = _Step(program, filled_by, site)
+        step.run(op.body, frozenset())
+        step.end(op)
+    for site, op in program.all(TileLoopOp):
+        _check_epilogue(program, site, op)
+
+
+def _declared_barriers(program: Program) -> dict[Value, BarriersOp]:
+    """Every group of barriers has its area, is initialised once, and is used by barrier ops only if it exists."""
+    declared = {op.result: op for _, op in program.all(BarriersOp)}
+    initialised = Counter(value for _, op in program.all(InitBarriersOp) for value in op.barriers)
+    for value, op in declared.items():
+        area = program.area(op, op.area)
+        stages = value.type.count if isinstance(value.type, BarrierType) else 0
+        if (area.stages, area.stage_bytes, area.offset % 8) != (stages, 8, 0):
+            fail(op, f"area '{op.area}' holds {value}", got=f"{area.stages} × {area.stage_bytes} bytes at {area.offset}",
+                 need=f"{stages} × 8 bytes, aligned to 8")  # fmt: skip
+        if initialised[value] != 1:
+            fail(op, f"{value} is initialised once", got=initialised[value], need=1)
+    for site in program.sites:
+        held = getattr(site.op, "barriers", ())
+        for value in held if isinstance(held, tuple) else (held,):
+            if value not in declared:
+                fail(site.op, f"{value} is not a barrier", got=value.type, need=f"the result of {BarriersOp.NAME}")
+    return declared
+
+
+def _check_start_and_end(program: Program) -> None:
+    """All threads meet between the initialisation and the roles; a cluster meets again before any CTA ends."""
+    scope = "cluster" if program.launch.cluster > 1 else "cta"
+    ops = program.module.body.ops
+    first = next((index for index, op in enumerate(ops) if op.all_regions), len(ops))
+    inits = [index for index, op in enumerate(ops) if isinstance(op, InitBarriersOp)]
+    syncs = [index for index, op in enumerate(ops) if isinstance(op, SyncOp) and op.scope == scope]
+    for index in inits:
+        if not any(index < sync < first for sync in syncs):
+            fail(ops[index], "barriers are used after all threads have met", got="no sync before the roles",
+                 need=f"{SyncOp.NAME} of scope {scope}")  # fmt: skip
+    if scope == "cluster" and not any(sync > first for sync in syncs):
+        fail(ops[-1], "a CTA's shared memory lives until its cluster is done", got="no sync at the end",
+             need=f"{SyncOp.NAME} of scope cluster")  # fmt: skip
+
+
+def _check_arrivals(program: Program, declared: BarriersOp) -> None:
+    """A phase ends after exactly the arrivals that happen in a step, and the bytes that land in this CTA's stage."""
+    value, arrivals = declared.result, 0
+    for site, op in program.all(ExpectOp, CopyArriveOp, ReleaseOp, math.MeetOp):
+        if op.barriers != value:
+            continue
+        if isinstance(op, ExpectOp | CopyArriveOp):
+            arrivals += site.threads
+        elif isinstance(op, ReleaseOp):
+            arrivals += site.warps * op.cluster
+        else:
+            arrivals += op.parts
+    if arrivals != declared.arrivals:
+        fail(
+            declared,
+            f"arrivals at {value} in a phase",
+            got=declared.arrivals,
+            need=f"{arrivals}, which the ops add up to",
+        )
+    expects = [op for _, op in program.all(ExpectOp) if op.barriers == value]
+    loads = [op for _, op in program.all(TmaLoadOp) if op.barriers == value]
+    landing = sum(op.rows * op.row_bytes for op in loads)
+    if loads and len(expects) != 1:
+        fail(loads[0], f"bytes that arrive at {value} are expected once", got=f"{len(expects)} sm90.expect", need=1)
+    for op in expects:
+        if op.transfer_bytes != landing or landing > MAX_TRANSFER_BYTES:
+            fail(op, f"bytes expected at {value} in a phase", got=op.transfer_bytes,
+                 need=f"{landing}, which the loads deliver, below 1 MiB")  # fmt: skip
+    shared = max((op.multicast for _, op in program.all(TmaLoadOp)), default=1)
+    for _, op in program.all(ReleaseOp):
+        if op.barriers == value and op.cluster != shared:
+            fail(op, "a stage is released to every CTA that writes into it", got=op.cluster, need=shared)
+
+
+def _filled_by(program: Program) -> dict[str, Value]:
+    """The barrier that says that an area's stage is loaded."""
+    filled: dict[str, Value] = {}
+    open_areas: dict[int, list[CopyScalesOp]] = {}
+    for site, op in program.all(TmaLoadOp, CopyScalesOp, CopyArriveOp):
+        copies = open_areas.setdefault(site.first, [])
+        if isinstance(op, TmaLoadOp):
+            filled[op.area] = op.barriers
+        elif isinstance(op, CopyScalesOp):
+            copies.append(op)
+        else:
+            if not copies:
+                fail(op, "lanes arrive for their copies", got="no copies before it", need=CopyScalesOp.NAME)
+            filled.update((copy.area, op.barriers) for copy in copies)
+            copies.clear()
+    for copies in open_areas.values():
+        if copies:
+            fail(copies[0], "nobody learns that these copies have landed", need=f"{CopyArriveOp.NAME} after them")
+    return filled
+
+
+def _check_cursors(program: Program, loop: KLoopOp) -> None:
+    """Every cursor that a step uses starts before the loops, and moves on once, as the step's last use of it."""
+    moved: dict[Value, AdvanceOp] = {}
+    inside = {op.result for site, op in program.all(CursorOp) if site.tiles is not None or site.steps is not None}
+    for op in loop.body.ops:
+        for cursor in (value for inner in walk(op) if (value := getattr(inner, "cursor", None)) is not None):
+            if cursor in moved:
+                what = (
+                    "a cursor moves once in a step"
+                    if isinstance(op, AdvanceOp)
+                    else "a cursor moves after its last use"
+                )
+                fail(
+                    op,
+                    f"{what}: {cursor}",
+                    got=f"{op.NAME} after {AdvanceOp.NAME}",
+                    need=f"one {AdvanceOp.NAME} at the end",
+                )
+        if isinstance(op, AdvanceOp):
+            moved[op.cursor] = op
+    for op in walk(loop.body):
+        cursor = getattr(op, "cursor", None)
+        if cursor is None:
+            continue
+        if cursor in inside:
+            fail(
+                op,
+                f"{cursor} goes on from tile to tile",
+                got="a cursor made inside of a loop",
+                need="one before the loops",
+            )
+        if cursor not in moved:
+            fail(op, f"{cursor} stays where it is", got=f"no {AdvanceOp.NAME} in the step", need=1)
+        for name in (*area_names(op), *_barrier_areas(program, op)):
+            if program.area(op, name).stages != moved[cursor].stages:
+                fail(moved[cursor], f"{cursor} moves through area '{name}'", got=f"{moved[cursor].stages} stages",
+                     need=program.area(op, name).stages)  # fmt: skip
+
+
+def _barrier_areas(program: Program, op: Op) -> tuple[str, ...]:
+    value = getattr(op, "barriers", None)
+    return tuple(declared.area for _, declared in program.all(BarriersOp) if declared.result == value)
+
+
+@dataclass
+class _Step:
+    """One step of K as its threads run it: what has been waited for, and which products are under way."""
+
+    program: Program
+    filled_by: dict[str, Value]
+    site: Site
+    pending: dict[Value, Op] = field(default_factory=dict)
+    waits: int = 0
+    releases: int = 0
+
+    def run(self, region: Region, waited: frozenset[tuple[Value, bool]]) -> None:
+        """Follow ``region``; what a branch waits for is known to its own threads only."""
+        expected: set[Value] = set()
+        for op in region.ops:
+            self._check_pending(op)
+            if isinstance(op, WarpsOp):
+                self.run(op.body, waited)
+            elif isinstance(op, WaitOp):
+                waited |= {(op.barriers, op.flip)}
+                self.waits += not op.flip
+            elif isinstance(op, ExpectOp):
+                expected.add(op.barriers)
+            elif isinstance(op, READS_STAGE):
+                self._check_read(op, waited)
+            elif isinstance(op, TmaLoadOp | CopyScalesOp):
+                if not any(flip for _, flip in waited):
+                    fail(op, "a load needs a free stage", got="no wait before it", need=f"{WaitOp.NAME} with flip")
+                if isinstance(op, TmaLoadOp) and op.barriers not in expected:
+                    fail(op, "bytes are expected before they are sent", got="no expect before it", need=ExpectOp.NAME)
+            elif isinstance(op, ReleaseOp):
+                self._release(op, waited)
+
+    def end(self, loop: KLoopOp) -> None:
+        """The step is over."""
+        for value, op in self.pending.items():
+            fail(
+                op,
+                f"{value} belongs to the tensor core until a wait",
+                got="the end of the step",
+                need=math.WgmmaWaitOp.NAME,
+            )
+        if self.waits != self.releases:
+            fail(
+                loop, "every stage that is waited for is released", got=f"{self.waits} waits, {self.releases} releases"
+            )
+
+    def _check_pending(self, op: Op) -> None:
+        """No thread touches registers that a wgmma under way reads or writes."""
+        if isinstance(op, math.WgmmaWaitOp):
+            if op.pending == 0:
+                self.pending.clear()
+            return
+        for value in op.all_operands:
+            if value in self.pending and not (isinstance(op, math.WgmmaOp) and op.accumulate):
+                fail(op, f"{value} belongs to the tensor core until a wait", got=f"{op.NAME} before it",
+                     need=math.WgmmaWaitOp.NAME)  # fmt: skip
+        if isinstance(op, math.WgmmaOp):
+            self.pending[op.part] = op
+
+    def _check_read(self, op: Op, waited: frozenset[tuple[Value, bool]]) -> None:
+        for name in area_names(op):
+            barriers = self.filled_by.get(name)
+            if barriers is None:
+                fail(op, f"nobody loads area '{name}'", got=name, need=", ".join(self.filled_by))
+            if (barriers, False) not in waited:
+                fail(op, f"area '{name}' is read before its stage is loaded", got="no wait before it",
+                     need=f"{WaitOp.NAME} for {barriers}")  # fmt: skip
+        if self.releases:
+            fail(op, "a stage is not read after its release", got=f"{op.NAME} after {ReleaseOp.NAME}")
+
+    def _release(self, op: ReleaseOp, waited: frozenset[tuple[Value, bool]]) -> None:
+        if all(flip for _, flip in waited):
+            fail(op, "a stage is released by those who waited for it", got="no wait before it", need=WaitOp.NAME)
+        if self.pending:
+            fail(op, "a stage is released while a wgmma reads it", got=f"{len(self.pending)} under way",
+                 need=math.WgmmaWaitOp.NAME)  # fmt: skip
+        self.releases += 1
+
+
+def _check_epilogue(program: Program, site: Site, loop: TileLoopOp) -> None:
+    """A tile leaves through shared memory that is free, published before it is read, and drained before the CTA ends."""
+    state = "busy"
+    written = met = stored = False
+    for op in loop.body.ops:
+        match op:
+            case math.StagingWaitOp():
+                state = "free"
+            case math.StoreRowsOp() | math.StoreColumnsOp():
+                _need(
+                    op,
+                    state == "free",
+                    "a staging tile is written when its last stores have read it",
+                    math.StagingWaitOp,
+                )
+            case math.StagingPublishOp():
+                state = "published"
+            case math.TmaStoreOp():
+                _need(op, state == "published", "the copy engine sees what was published", math.StagingPublishOp)
+                stored = True
+            case math.StoreCommitOp():
+                state, stored = "busy", False
+            case math.GroupSyncOp():
+                _check_named_barrier(program, site, op)
+                state = "written" if written else "together"
+            case math.WritePartialOp():
+                _need(
+                    op,
+                    state == "together",
+                    "partial sums go over stages that all warps are done with",
+                    math.GroupSyncOp,
+                )
+                written = True
+            case math.MeetOp():
+                _need(op, state == "written", "partial sums are announced when all are written", math.GroupSyncOp)
+                if program.launch.persistent:
+                    fail(op, "CTAs meet once, in phase 0", got="a persistent launch", need="persistent=false")
+                met = True
+            case math.ReduceStoreOp():
+                _need(op, met, "partial sums are read when all CTAs have met", math.MeetOp)
+    if stored:
+        fail(loop, "stores of a tile are one group", got="no commit after them", need=math.StoreCommitOp.NAME)
+    stores = any(isinstance(op, math.TmaStoreOp) for op in loop.body.ops)
+    role = site.role.body.ops if site.role is not None else ()
+    if stores and not any(isinstance(op, math.StoreDrainOp) for op in role[role.index(loop) if loop in role else 0 :]):
+        fail(loop, "shared memory lives until all stores are done", got="no drain behind the tiles",
+             need=math.StoreDrainOp.NAME)  # fmt: skip
+
+
+def _check_named_barrier(program: Program, site: Site, op: math.GroupSyncOp) -> None:
+    """Ids up to the number of warpgroups belong to the warpgroups themselves, 0 to the CTA."""
+    if op.threads != site.threads:
+        fail(op, "all threads of the role meet", got=op.threads, need=site.threads)
+    if not site.groups < op.id < NAMED_BARRIERS:
+        fail(op, "id of a named barrier", got=op.id, need=f"{site.groups + 1} to {NAMED_BARRIERS - 1}")
+
+
+def _need(op: Op, holds: bool, what: str, before: type[Op]) -> None:
+    if not holds:
+        fail(op, what, got=f"no {before.NAME} before it", need=before.NAME)

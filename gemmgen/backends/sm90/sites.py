@@ -1,0 +1,129 @@
+"""Where every op of a target-level module runs: by which warps, once per thread or once, and in which loops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import NoReturn, TypeVar
+
+from gemmgen.backends.sm90 import hardware as hw
+from gemmgen.backends.sm90.math_ops import WgmmaOp
+from gemmgen.backends.sm90.ops import Area, KLoopOp, Launch, TensorMap, TileLoopOp, WarpsOp
+from gemmgen.errors import IRError
+from gemmgen.ir.core import Module, Op, Region
+
+OpT = TypeVar("OpT", bound=Op)
+RecordT = TypeVar("RecordT")
+
+
+@dataclass(frozen=True)
+class Site:
+    """One op, the warps ``first`` … ``first + warps − 1`` that run it, and the loops around it.
+
+    ``elect``: one thread of the one warp runs it. ``role`` is the outermost ``sm90.warps`` around it.
+    """
+
+    op: Op
+    first: int
+    warps: int
+    elect: bool = False
+    role: WarpsOp | None = None
+    tiles: TileLoopOp | None = None
+    steps: KLoopOp | None = None
+
+    @property
+    def threads(self) -> int:
+        """Threads that run the op."""
+        return 1 if self.elect else self.warps * hw.WARP_THREADS
+
+    @property
+    def groups(self) -> int:
+        """Whole warpgroups that run the op.
+
+        Raises:
+            IRError: one thread does, or warps that are no whole warpgroups.
+        """
+        if self.elect or self.first % hw.GROUP_WARPS or self.warps % hw.GROUP_WARPS:
+            who = "one thread" if self.elect else f"warps {self.first} to {self.first + self.warps - 1}"
+            fail(self.op, f"{self.op.NAME} is run by whole warpgroups", got=who, need="a multiple of 4 warps, aligned")
+        return self.warps // hw.GROUP_WARPS
+
+
+@dataclass
+class Program:
+    """A target-level module, its records by name, and the sites of its ops in textual order."""
+
+    module: Module
+    launch: Launch
+    areas: dict[str, Area]
+    maps: dict[str, TensorMap]
+    sites: list[Site] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, module: Module) -> Program:
+        """Read a module.
+
+        Raises:
+            IRError: an attribute is missing or no record, a name is used twice, or warps are outside of their parent.
+        """
+        launch = module.record(Launch)
+        areas, maps = _records(module, "areas", Area), _records(module, "maps", TensorMap)
+        program = cls(module, launch, {a.name: a for a in areas}, {m.arg: m for m in maps})
+        if len(program.areas) != len(areas) or len(program.maps) != len(maps):
+            raise IRError("names of areas and maps are unique", where=f"module @{module.name}",
+                          got=", ".join([a.name for a in areas] + [m.arg for m in maps]))  # fmt: skip
+        program._visit(module.body, Site(Op(), 0, launch.threads // hw.WARP_THREADS))
+        return program
+
+    def all(self, *kinds: type[OpT]) -> list[tuple[Site, OpT]]:
+        """The sites of ops of these kinds, with the op once more for its type."""
+        return [(site, site.op) for site in self.sites if isinstance(site.op, kinds)]
+
+    def area(self, op: Op, name: str) -> Area:
+        """The area that ``op`` calls ``name``.
+
+        Raises:
+            IRError: there is none.
+        """
+        if name not in self.areas:
+            fail(op, f"no area '{name}'", got=name, need=", ".join(self.areas))
+        return self.areas[name]
+
+    def _visit(self, region: Region, around: Site) -> None:
+        for op in region.ops:
+            inside = site = replace(around, op=op)
+            self.sites.append(site)
+            if isinstance(op, WarpsOp):
+                if op.first < around.first or op.first + op.count > around.first + around.warps or op.count < 1:
+                    fail(op, f"warps of '{op.label}'", got=f"{op.first} to {op.first + op.count - 1}",
+                         need=f"within {around.first} to {around.first + around.warps - 1}")  # fmt: skip
+                inside = replace(
+                    site, first=op.first, warps=op.count, elect=site.elect or op.elect, role=site.role or op
+                )
+            elif isinstance(op, TileLoopOp):
+                inside = replace(site, tiles=op)
+            elif isinstance(op, KLoopOp):
+                inside = replace(site, steps=op)
+            for inner in op.all_regions:
+                self._visit(inner, inside)
+
+
+def area_names(op: Op) -> tuple[str, ...]:
+    """The areas of shared memory that an op names."""
+    if isinstance(op, WgmmaOp):
+        return (op.a, op.b)
+    name = getattr(op, "area", None)
+    return () if name is None else (name,)
+
+
+def fail(op: Op, what: str, *, got: object = None, need: object = None) -> NoReturn:
+    """Raise IRError about ``op``."""
+    raise IRError(what, where=f"{op.NAME} ({op.origin})", got=got, need=need)
+
+
+def _records(module: Module, name: str, kind: type[RecordT]) -> tuple[RecordT, ...]:
+    found = module.attr(name)
+    if not isinstance(found, tuple) or not all(isinstance(item, kind) for item in found):
+        raise IRError(
+            f"attribute '{name}'", where=f"module @{module.name}", got=found, need=f"a list of {kind.__name__}"
+        )
+    return found
