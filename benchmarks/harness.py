@@ -160,11 +160,11 @@ def make_inputs(
     Args:
         shape: the problem.
         seed: of the device's generator.
-        layout: strides and orders; dense with M-major A scales when None.
+        layout: strides and orders; when None dense, with M-major A scales in runs of a multiple of 16 bytes.
         device: where the tensors live.
         values: applied to the normally distributed f32 operands before they are quantised (outliers, for example).
     """
-    layout = layout or Layout()
+    layout = layout or Layout(pad_scale=-shape.m % 4)
     generator = torch.Generator(device=device).manual_seed(seed)
 
     def operand(rows: int, block_rows: int, mn_major: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,16 +16,18 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from gemmgen import compiler
-from gemmgen.backends.capability import capability
+from gemmgen.backends.capability import Capability, capability
 from gemmgen.backends.sm90 import heuristics
 from gemmgen.errors import GemmgenError
 from gemmgen.kernel import Kernel
 from gemmgen.runtime.cache import Cache
 from gemmgen.schedule import Schedule
 from gemmgen.spec.loader import load_spec
+from gemmgen.spec.model import GemmSpec
 
 from . import compare, peers
 from .harness import Shape, check, make_inputs, time_launches
@@ -33,6 +35,9 @@ from .harness import Shape, check, make_inputs, time_launches
 SPEC = "specs/fp8_gemm_nt.yaml"
 TARGET = "sm_90a"
 SHOWN = 5
+SWAPPED_UP_TO = 256
+PLAIN_FROM = 64
+SPLITS = (1, 2, 3, 4, 5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,11 @@ class Fixed:
 
     schedule: Schedule
 
-    def plan(self, spec, target):  # noqa: ANN001, ANN201
+    def plan(self, spec: GemmSpec, target: str, scale_copy: str) -> tuple[compiler.PlanEntry, ...]:
         """One entry."""
         return (compiler.PlanEntry(0, None, self.schedule),)
 
-    def build(self, spec, target, schedule):  # noqa: ANN001, ANN201
+    def build(self, spec: GemmSpec, target: str, schedule: Schedule) -> compiler.Artifact:
         """The compiler's own."""
         return compiler.build(spec, target, schedule)
 
@@ -100,37 +105,45 @@ def _compiled(kernel: Kernel) -> None:
         print(failure, file=sys.stderr)
 
 
-def wide(shape: Shape, target) -> Iterator[Schedule]:  # noqa: ANN001
+def wide(shape: Shape, target: Capability) -> Iterator[Schedule]:
     """Schedules worth measuring: more than the heuristics ship."""
-    m, n, k = shape.m, shape.n, shape.k
-    steps = -(-k // 128)
+    steps = -(-shape.k // 128)
+    for schedule in (*_swapped(shape.m), *_plain(shape.m)):
+        fitted = schedule.replace(stages=heuristics.most_stages(schedule, target))
+        ctas = -(-shape.m // schedule.tile[0]) * -(-shape.n // schedule.tile[1]) * schedule.split_k
+        one_wave = schedule.split_k == 1 or ctas <= target.sms
+        if fitted.stages >= 2 and steps >= 2 * schedule.split_k and one_wave:
+            yield fitted
 
-    def good(s: Schedule, least: float = 0.0) -> Iterator[Schedule]:
-        s = s.replace(stages=heuristics.most_stages(s, target))
-        ctas = -(-m // s.tile[0]) * -(-n // s.tile[1]) * s.split_k
-        if s.stages >= 2 and steps >= 2 * s.split_k and (s.split_k == 1 or ctas <= 132):
-            yield s
 
-    if m <= 256:
-        for columns in sorted({c for c in (8, 16, 32, 64, 128) if c >= m or c >= 32 and c * 4 >= m} | {min(128, -(-m // 8) * 8)}):
-            if columns > 2 * m and columns > 8:
+def _swapped(m: int) -> Iterator[Schedule]:
+    """Rows of A on the N side, for few rows."""
+    if m > SWAPPED_UP_TO:
+        return
+    enough = {c for c in (8, 16, 32, 64, 128) if c >= m or (c >= 32 and c * 4 >= m)}
+    for columns in sorted(enough | {min(128, -(-m // 8) * 8)}):
+        if columns > 2 * m and columns > 8:
+            continue
+        for rows, groups, producer, math in ((64, 1, 0, 0), (128, 2, 40, 232)):
+            for split in SPLITS:
+                yield Schedule((columns, rows, 128), 0, (1, 1), split, True, groups, producer, math)
+
+
+def _plain(m: int) -> Iterator[Schedule]:
+    """Rows of A on the M side, for more than a few."""
+    if m <= PLAIN_FROM:
+        return
+    for rows, columns in product((128, 256, 192) if m > 128 else (128,), (32, 64, 80, 96, 112, 128, 144, 160)):
+        if rows * columns > 256 * 128 or (rows == 192 and columns > 112) or (rows == 256 and columns < 64):
+            continue
+        groups, producer, math = (3, 32, 160) if rows == 192 else (2, 40, 232)
+        for cluster in ((1, 1), (2, 1), (1, 2)):
+            if cluster == (2, 1) and (columns % 16 or m <= rows):
                 continue
-            for rows, groups, regs in ((64, 1, 0), (128, 2, 1)):
-                for split in (1, 2, 3, 4, 5, 6, 7, 8):
-                    yield from good(Schedule((columns, rows, 128), 0, (1, 1), split, True, groups, 40 * regs, 232 * regs))
-    if m > 64:
-        for rows in (128, 256, 192) if m > 128 else (128,):
-            for columns in (32, 64, 80, 96, 112, 128, 144, 160):
-                if rows * columns > 256 * 128 or rows == 192 and columns > 112 or rows == 256 and columns < 64:
-                    continue
-                groups, producer, math = (3, 32, 160) if rows == 192 else (2, 40, 232)
-                for cluster in ((1, 1), (2, 1), (1, 2)):
-                    if cluster == (2, 1) and (columns % 16 or m <= rows):
-                        continue
-                    yield from good(Schedule((rows, columns, 128), 0, cluster, 1, False, groups, producer, math))
-                if rows == 128 and columns in (64, 96, 128) and m <= 1024:
-                    for split in (2, 3, 4, 5, 6, 7, 8):
-                        yield from good(Schedule((rows, columns, 128), 0, (1, 1), split, False, 2, 40, 232))
+            yield Schedule((rows, columns, 128), 0, cluster, 1, False, groups, producer, math)
+        if rows == 128 and columns in (64, 96, 128) and m <= 1024:
+            for split in SPLITS[1:]:
+                yield Schedule((rows, columns, 128), 0, (1, 1), split, False, 2, 40, 232)
 
 
 def _short(s: dict) -> str:

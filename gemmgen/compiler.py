@@ -54,11 +54,17 @@ class Artifact:
         return {**texts, **levels, "target": str(self.result.module)}
 
 
-def plan(spec: GemmSpec, target: str) -> tuple[PlanEntry, ...]:
-    """The kernels for every M of a spec whose other dimensions are fixed, by ascending M."""
+def plan(spec: GemmSpec, target: str, scale_copy: str = "bulk") -> tuple[PlanEntry, ...]:
+    """The kernels for every M of a spec whose other dimensions are fixed, by ascending M.
+
+    Args:
+        spec: the spec.
+        target: the target's name.
+        scale_copy: ``bulk`` for row scales that lie column by column, ``lanes`` for any strides.
+    """
     record = capability(target)
     heuristics = import_module(f"gemmgen.backends.{record.dialect}.heuristics")
-    return tuple(PlanEntry(low, high, schedule) for low, high, schedule in heuristics.plan(spec, record))
+    return tuple(PlanEntry(low, high, schedule) for low, high, schedule in heuristics.plan(spec, record, scale_copy))
 
 
 def build(spec: GemmSpec, target: str, schedule: Schedule) -> Artifact:

@@ -60,7 +60,7 @@ class Kernel:
         self._checker = ArgumentChecker(self._signature)
         self._cache = cache
         self._import_compiler: Callable[[], Any] = lambda: compiler or import_module("gemmgen.compiler")
-        self._plans: dict[tuple[int, int], Plan] = {}
+        self._plans: dict[tuple[int, int, str], Plan] = {}
         self._launches: dict[Any, Launch] = {}
         self._lock = threading.Lock()
         self._checked_devices: set[int] = set()
@@ -126,10 +126,12 @@ class Kernel:
         launch, problem = self._prepare(a, sa, b, sb, out, 0, num_sms)
         return BoundCall(launch, (a, sa, b, sb), out, problem.device if is_torch_tensor(a) else None)
 
-    def plan(self, **dims: int) -> Plan:
+    def plan(self, *, scale_copy: str = "bulk", **dims: int) -> Plan:
         """The finite set of kernels that serves every M of one (N, K).
 
         Args:
+            scale_copy: ``bulk`` plans for row scales as ``gemmgen.quantize`` makes them, column by column and 16-byte
+                aligned; ``lanes`` for those of any other strides, which a warp gathers.
             dims: the dimensions that the spec leaves dynamic, M excepted.
 
         Raises:
@@ -148,7 +150,7 @@ class Kernel:
                 need=" and ".join(missing),
                 fix=f"call kernel.plan({', '.join(f'{name}=…' for name in missing)})",
             )
-        return self._plan_for(n, k)
+        return self._plan_for(n, k, scale_copy)
 
     def variant(self, **dims: int) -> Variant:
         """The kernel that serves these dimensions; without M, the one for the largest problems."""
@@ -220,18 +222,19 @@ class Kernel:
         context = (driver.primary_context if in_torch else driver.context_for)(problem.device)
         if problem.k == 0:
             return ZeroFill(problem.operands["d"], context), problem
-        launcher = self._plan_for(problem.n, problem.k).variant_for(problem.m).launcher(self.strict)
+        plan = self._plan_for(problem.n, problem.k, scale_copy_of(self._signature, problem))
+        launcher = plan.variant_for(problem.m).launcher(self.strict)
         return launcher.pack(problem, context, num_sms), problem
 
-    def _plan_for(self, n: int, k: int) -> Plan:
-        plan = self._plans.get((n, k))
+    def _plan_for(self, n: int, k: int, scale_copy: str) -> Plan:
+        plan = self._plans.get((n, k, scale_copy))
         if plan is None:
             with self._lock:
-                plan = self._plans.get((n, k))
+                plan = self._plans.get((n, k, scale_copy))
                 if plan is None:
                     spec = self.spec.bind(N=n, K=k)
-                    plan = Plan(spec, self.target, self._import_compiler, self._cache or default_cache())
-                    self._plans[n, k] = plan
+                    plan = Plan(spec, self.target, self._import_compiler, self._cache or default_cache(), scale_copy)
+                    self._plans[n, k, scale_copy] = plan
         return plan
 
     def _remember(self, key: Any, launch: Launch) -> None:
@@ -309,6 +312,19 @@ def capability_of(target: str) -> tuple[int, int]:
     """Compute capability of a target: ``sm_90a`` is (9, 0), ``sm_103a`` is (10, 3)."""
     digits = "".join(character for character in target if character.isdigit())
     return int(digits[:-1]), int(digits[-1])
+
+
+def scale_copy_of(signature: GemmSignature, problem: Problem) -> str:
+    """How the row scales of these operands can reach shared memory: by the copy engine if they lie as it needs them."""
+    block = signature.a_block
+    if block is None or block[0] != 1 or "sa" not in problem.operands:
+        return "bulk"
+    scales = problem.operands["sa"]
+    rows, columns = scales.shape
+    adjacent = rows == 1 or scales.strides[0] == 1
+    pitch = scales.strides[1] * scales.item_bytes
+    apart = columns == 1 or (pitch % ALIGN_BYTES == 0 and scales.strides[1] >= rows)
+    return "bulk" if adjacent and apart and scales.address % ALIGN_BYTES == 0 else "lanes"
 
 
 def _call_key(a: Any, sa: Any, b: Any, sb: Any, out: Any, num_sms: int | None) -> Any:

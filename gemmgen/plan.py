@@ -75,7 +75,7 @@ class PlanEntry(Protocol):
 class Compiler(Protocol):
     """What ``gemmgen.compiler`` offers."""
 
-    def plan(self, spec: GemmSpec, target: str) -> Sequence[PlanEntry]:
+    def plan(self, spec: GemmSpec, target: str, scale_copy: str) -> Sequence[PlanEntry]:
         """The kernels for every M of a spec whose other dimensions are fixed, by ascending M."""
         ...
 
@@ -223,15 +223,19 @@ class Plan:
         target: architecture, e.g. ``sm_90a``.
         compiler: the compiler, or a function that imports it when it is needed.
         cache: where kernels are kept.
+        scale_copy: ``bulk`` where row scales lie column by column, ``lanes`` for scales of any strides.
     """
 
-    def __init__(self, spec: GemmSpec, target: str, compiler: Callable[[], Compiler], cache: Cache) -> None:
+    def __init__(
+        self, spec: GemmSpec, target: str, compiler: Callable[[], Compiler], cache: Cache, scale_copy: str = "bulk"
+    ) -> None:
         self.spec = spec
         self.target = target
         self.cache = cache
+        self.scale_copy = scale_copy
         self._import_compiler = compiler
         self._base_key = digest(
-            spec.canonical(), target, code_fingerprint(), *nvrtc.compile_options(target), nvrtc.nvrtc_identity()
+            spec.canonical(), target, scale_copy, code_fingerprint(), *nvrtc.compile_options(target), nvrtc.nvrtc_identity()
         )
         ranges = self._ranges()
         self.variants = tuple(Variant(self, low, high, index) for index, (low, high) in enumerate(ranges))
@@ -255,7 +259,7 @@ class Plan:
     @cached_property
     def entries(self) -> tuple[PlanEntry, ...]:
         """The compiler's choices, one per variant."""
-        return tuple(self.compiler.plan(self.spec, self.target))
+        return tuple(self.compiler.plan(self.spec, self.target, self.scale_copy))
 
     def variant_for(self, m: int) -> Variant:
         """The kernel that serves ``m`` rows."""

@@ -24,6 +24,8 @@ class Schedule:
         math_registers: the same for multiplying warps.
         raster_group: tiles along ``raster_along`` that are visited before the other axis advances.
         raster_along: ``m`` or ``n``.
+        scale_copy: ``bulk`` has the copy engine load row scales, which must lie column by column; ``lanes`` has a warp
+            gather them, whatever their strides.
         pdl: the kernel is launched with programmatic stream serialization.
     """
 
@@ -37,6 +39,7 @@ class Schedule:
     math_registers: int = 0
     raster_group: int = 8
     raster_along: str = "m"
+    scale_copy: str = "bulk"
     pdl: bool = False
 
     @property
@@ -65,7 +68,8 @@ class Schedule:
             ScheduleError: a field is missing or unknown.
         """
         try:
-            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+            return cls(**values)
         except TypeError as error:
             raise ScheduleError("not a schedule", got=fields, need="the fields of Schedule", fix=str(error)) from None
 
@@ -75,4 +79,5 @@ class Schedule:
         parts += [f"cluster={self.cluster[0]}x{self.cluster[1]}"] if self.cluster != (1, 1) else []
         parts += [f"split_k={self.split_k}"] if self.split_k > 1 else []
         parts += ["swap_ab"] if self.swap_ab else []
+        parts += [f"scales={self.scale_copy}"] if self.scale_copy != "bulk" else []
         return " ".join(parts)

@@ -65,7 +65,7 @@ class StandInArtifact:
 class StandInCompiler:
     """Two kernels for every (N, K)."""
 
-    def plan(self, spec: GemmSpec, target: str) -> list[Any]:
+    def plan(self, spec: GemmSpec, target: str, scale_copy: str = "bulk") -> list[Any]:
         small, large = Schedule((64, 64, 128), 4, swap_ab=True), Schedule((128, 128, 128), 5)
         return [
             SimpleNamespace(m_min=0, m_max=64, schedule=small),

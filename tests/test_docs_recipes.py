@@ -1,11 +1,12 @@
 """The documentation is followed literally: its Python, YAML, Jinja and shell blocks run, and its excerpts are real.
 
-Conventions of the pages: a block whose first line is ``file: NAME`` in a comment is that file; Python blocks of one page
-run in order in one namespace; an excerpt's first line is ``stage: NAME``, and ``…`` stands for what was left out.
+Conventions of the pages: a block whose first line is ``file: NAME`` in a comment is that file; Python blocks of one
+page run in order in one namespace; an excerpt's first line is ``stage: NAME``, and ``…`` stands for what was left out.
 """
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import shutil
@@ -47,6 +48,7 @@ class Block:
 
 
 def blocks(page: str) -> list[Block]:
+    """The fenced blocks of a page, which lies in ``docs/``."""
     return [Block(*match) for match in FENCE.findall((ROOT / "docs" / page).read_text())]
 
 
@@ -87,10 +89,15 @@ def without_registers(text: str) -> str:
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the shipped specs, where recipes write and run; registries are restored afterwards."""
+    """A folder with the shipped specs, where recipes write and run.
+
+    What they register is forgotten afterwards; what gemmgen itself registers when it is imported is in place before.
+    """
     for path in (ROOT / "specs").glob("*.yaml"):
         shutil.copy(path, tmp_path)
     monkeypatch.chdir(tmp_path)
+    schema.load_dialects()
+    importlib.import_module("gemmgen.backends.sm90.source")
     monkeypatch.setattr(schema, "_OPS", dict(schema._OPS))
     monkeypatch.setattr(emission, "_EMITTERS", dict(emission._EMITTERS))
     monkeypatch.setattr(registry, "_PASSES", registry.registered_passes())
@@ -117,6 +124,12 @@ def test_python_blocks_run(page, workplace):
     assert programs
     for program in programs:
         exec(compile(program, page, "exec", dont_inherit=True), namespace)  # noqa: S102 (our own documentation)
+
+
+@pytest.mark.gpu
+def test_readme_example_runs(workplace):
+    (program,) = [block.text for block in blocks("../README.md") if block.language == "python"]
+    exec(compile(program, "README.md", "exec", dont_inherit=True), {})  # noqa: S102 (our own documentation)
 
 
 @pytest.mark.parametrize("page", ["adding_a_variant.md", "walkthrough.md"])
@@ -158,7 +171,8 @@ def test_walkthrough_shows_the_sass(walked):
         pytest.skip("no disassembler (pip install nvidia-cuda-nvdisasm); the SASS excerpt was not compared")
     ((_, lines),) = excerpts("walkthrough.md", ("sass",))
     binary = walked.binary()
-    opcodes = re.findall(r"^\s+/\*\w+\*/\s+(?:@!?U?P\w+ )?([\w.]+)", disassemble(binary.cubin, binary.launch.entry), re.M)
+    listing = disassemble(binary.cubin, binary.launch.entry)
+    opcodes = re.findall(r"^\s+/\*\w+\*/\s+(?:@!?U?P\w+ )?([\w.]+)", listing, re.M)
     named = [re.sub(r"^@!?\w+ ", "", line).split()[0].rstrip(";") for line in lines]
     assert set(named) <= set(opcodes)
 

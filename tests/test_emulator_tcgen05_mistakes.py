@@ -327,3 +327,11 @@ def test_ptxas_accepts_the_kernels(ptx: str, tmp_path: Path) -> None:
     command = ["ptxas", "-arch", "sm_100a", "-o", str(tmp_path / "k.cubin"), str(tmp_path / "k.ptx")]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_commit_does_not_hand_over_what_its_thread_writes_afterwards() -> None:
+    """The issuing thread stores a word after its commit; nothing orders that store before another warp's load."""
+    issuing = issue(ONES + mma("f8f6f4", WORD), wait=False).replace("ISSUED:", "  st.shared.b32 [base], t;\nISSUED:", 1)
+    report = mistake(issuing + WAIT + "  @!q bra SKIP;\n  ld.shared.b32 x, [base];\nSKIP:\n")
+    assert report.kinds() & {Kind.RACE, Kind.SOURCE_REUSED}, str(report)
+    assert any("ld.shared.b32 x" in finding.place.ptx for finding in report.findings if finding.place), str(report)

@@ -206,9 +206,9 @@ class AsyncLoadOp(Op):
 @register_op
 @dataclass(frozen=True)
 class AsyncLoadScalesOp(Op):
-    """Start copying scales into ``buffer`` of the acquired stage.
+    """Start copying scales into ``buffer`` of the acquired stage; ``engine`` says how.
 
-    ``async.load_scales(ring=%ring, source=%sa, row=%m0, col=%k0) {buffer="sa", block=[1, 128]}``
+    ``async.load_scales(ring=%ring, source=%sa, row=%m0, col=%k0) {buffer="sa", block=[1, 128], engine=lanes}``
     """
 
     NAME: ClassVar[str] = "async.load_scales"
@@ -221,6 +221,26 @@ class AsyncLoadScalesOp(Op):
     col: Value = operand()
     buffer: str = attr()
     block: tuple[int, ...] = attr()
+    engine: Engine = attr()
+
+
+@register_op
+@dataclass(frozen=True)
+class FetchScalesOp(Op):
+    """The few scales of the blocks that a tile touches, read from global memory by every multiplying thread.
+
+    ``%sbt = async.fetch_scales(source=%sb, row=%n0, col=%k0) {block=[128, 128]} : frag<f32, [1]>``
+    """
+
+    NAME: ClassVar[str] = "async.fetch_scales"
+    LEVELS: ClassVar[frozenset[Level]] = ASYNC_ONLY
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_GMEM})
+
+    source: Value = operand()
+    row: Value = operand()
+    col: Value = operand()
+    block: tuple[int, ...] = attr()
+    result: Value = result()
 
 
 @register_op

@@ -6,17 +6,14 @@ The verifier runs them on every async-level module, after the laws that hold at 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
-from typing import NoReturn
 
-from gemmgen.errors import IRError
+from gemmgen.ir.async_memory_rules import check_places, check_stores
 from gemmgen.ir.async_ops import (
     AcquireOp,
     AsyncLoadOp,
     AsyncLoadScalesOp,
-    AsyncStoreOp,
     Buffer,
     CommitOp,
     Engine,
@@ -27,22 +24,16 @@ from gemmgen.ir.async_ops import (
     RoleOp,
     StagingOp,
     WaitOp,
-    tile_bytes,
 )
 from gemmgen.ir.core import Level, Module, Op, Region, Value
 from gemmgen.ir.rewrite import walk
-from gemmgen.ir.tile_ops import ForKOp, ForTilesOp, ReducePartsOp, YieldOp, extents, mem
-from gemmgen.ir.verifier import module_rule
+from gemmgen.ir.tile_ops import ForKOp, ForTilesOp, YieldOp, extents
+from gemmgen.ir.verifier import fail, module_rule
 
 Load = AsyncLoadOp | AsyncLoadScalesOp
-ENGINE_OF = {AsyncLoadOp: Engine.BULK, AsyncLoadScalesOp: Engine.LANES}
 LOADING = (AcquireOp, CommitOp, AsyncLoadOp, AsyncLoadScalesOp)
 DECLARATIONS = (RingOp, StagingOp)
 CYCLE = "acquire, loads, commit; wait, reads, release"
-BULK_ALIGN_BYTES = 128
-"""The copy engine's least alignment in shared memory; a target may ask for more."""
-LANES_ALIGN_BYTES = 4
-BARRIER_BYTES = 8
 
 
 @module_rule(Level.ASYNC)
@@ -58,8 +49,8 @@ def check_async_module(module: Module) -> None:
     _check_routes([agent for agent in agents if agent.region.ops])
     _check_steps(rings, agents)
     stagings = {op.result: op for op in module.body.ops if isinstance(op, StagingOp)}
-    _check_stores(module, stagings)
-    _check_places(module, rings, stagings)
+    check_stores(module, stagings)
+    check_places(module, rings, stagings)
 
 
 @dataclass
@@ -81,7 +72,7 @@ def _agents(module: Module) -> list[_Agent]:
     roles = [op for op in module.body.ops if isinstance(op, RoleOp)]
     work = tuple(op for op in module.body.ops if not isinstance(op, (RoleOp, *DECLARATIONS)))
     if roles and work:
-        _fail(work[0], "work outside the roles", got=work[0].NAME, need="every op but rings and staging in a role")
+        fail(work[0], "work outside the roles", got=work[0].NAME, need="every op but rings and staging in a role")
     agents = [_Agent(role.name, role.body, role) for role in roles] or [_Agent("all", Region((), work))]
     for agent in agents:
         _visit(agent, agent.region, None, None)
@@ -92,12 +83,12 @@ def _visit(agent: _Agent, region: Region, tiles: ForTilesOp | None, loop: ForKOp
     """Record the loops below ``region``, and refuse ops that stand at the wrong depth."""
     for op in region.ops:
         if isinstance(op, (RoleOp, *DECLARATIONS)):
-            _fail(op, f"{op.NAME} stands at the top level", got="a place inside another op", need="the module's body")
+            fail(op, f"{op.NAME} stands at the top level", got="a place inside another op", need="the module's body")
         if isinstance(op, (*LOADING, RingStepOp, ReadOp)) and loop is None:
-            _fail(op, "a ring turns with the steps of K", got=f"{op.NAME} outside of them", need=ForKOp.NAME)
+            fail(op, "a ring turns with the steps of K", got=f"{op.NAME} outside of them", need=ForKOp.NAME)
         if isinstance(op, ForKOp) and (tiles is None or loop is not None):
-            _fail(op, "steps of K belong to one tile", got="no tile loop around them" if tiles is None else "nested steps",
-                  need=f"{ForKOp.NAME} in {ForTilesOp.NAME}")  # fmt: skip
+            got = "no tile loop around them" if tiles is None else "nested steps"
+            fail(op, "steps of K belong to one tile", got=got, need=f"{ForKOp.NAME} in {ForTilesOp.NAME}")
         if isinstance(op, ForTilesOp | ForKOp):
             agent.route.append((op.NAME, *op.all_attrs.items()))
         elif not isinstance(op, (*LOADING, YieldOp)):
@@ -116,31 +107,28 @@ def _check_roles(agents: list[_Agent]) -> None:
         return
     name, count = Counter(role.name for role in roles).most_common(1)[0]
     if count > 1:
-        _fail(roles[0], f"roles need names of their own: '{name}'", got=f"{count} roles", need=1)
+        fail(roles[0], f"roles need names of their own: '{name}'", got=f"{count} roles", need=1)
     for role in roles:
         if role.warps < 1:
-            _fail(role, f"role '{role.name}' has no warps", got=role.warps, need="at least 1")
+            fail(role, f"role '{role.name}' has no warps", got=role.warps, need="at least 1")
     computing = [agent.name for agent in agents if agent.computes]
     if len(computing) != 1:
-        _fail(roles[0], "one role computes", got=", ".join(computing) or "none", need="one role with more than loads")
+        fail(roles[0], "one role computes", got=", ".join(computing) or "none", need="one role with more than loads")
 
 
 def _check_routes(agents: list[_Agent]) -> None:
     """All roles go through the same tiles and the same steps of K, else their rings would fall out of step."""
     for agent in agents[1:]:
+        if agent.role is None:
+            continue
+        what = f"role '{agent.name}' takes another way than role '{agents[0].name}'"
         for mine, first in zip(agent.route, agents[0].route, strict=False):
             if mine != first:
                 got = ", ".join(f"{key}={value}" for key, value in _differing(mine, first)) or mine[0]
                 need = ", ".join(f"{key}={value}" for key, value in _differing(first, mine)) or first[0]
-                _fail(
-                    agent.role,
-                    f"role '{agent.name}' takes another way than role '{agents[0].name}'",
-                    got=got,
-                    need=need,
-                )
+                fail(agent.role, what, got=got, need=need)
         if len(agent.route) != len(agents[0].route):
-            _fail(agent.role, f"role '{agent.name}' takes another way than role '{agents[0].name}'",
-                  got=f"{len(agent.route)} loops", need=f"{len(agents[0].route)} loops")  # fmt: skip
+            fail(agent.role, what, got=f"{len(agent.route)} loops", need=f"{len(agents[0].route)} loops")
 
 
 def _differing(mine: tuple[object, ...], other: tuple[object, ...]) -> list[tuple[object, object]]:
@@ -160,17 +148,17 @@ class _Cycle:
         """Acquire, commit, wait or release the stage."""
         kind = type(op)
         if kind in self.done:
-            _fail(op, f"one step uses one stage of {op.ring}", got=f"a second {kind.NAME}", need=CYCLE)
+            fail(op, f"one step uses one stage of {op.ring}", got=f"a second {kind.NAME}", need=CYCLE)
         before = {CommitOp: AcquireOp, ReleaseOp: WaitOp}.get(kind)
         if before is not None and before not in self.done:
             what = f"{kind.NAME} of a stage that this role does not hold"
-            _fail(op, what, got=f"no {before.NAME} before it", need=CYCLE)
+            fail(op, what, got=f"no {before.NAME} before it", need=CYCLE)
         if kind is CommitOp and not self.loads:
-            _fail(op, "an empty stage is committed", got="no loads since acquire", need=CYCLE)
+            fail(op, "an empty stage is committed", got="no loads since acquire", need=CYCLE)
         if kind is AcquireOp and WaitOp in self.done:
-            _fail(op, "a stage is waited for before it is filled", got="acquire after wait", need=CYCLE)
+            fail(op, "a stage is waited for before it is filled", got="acquire after wait", need=CYCLE)
         if kind is WaitOp and self.is_filling:
-            _fail(op, "a stage is waited for while it is being filled", got="wait before commit", need=CYCLE)
+            fail(op, "a stage is waited for while it is being filled", got="wait before commit", need=CYCLE)
         self.done += (kind,)
 
     @property
@@ -186,17 +174,22 @@ class _Cycle:
     def load(self, op: Load) -> None:
         """Start a load into the stage."""
         if not self.is_filling:
-            _fail(op, "a load fills an acquired stage", got="a load outside of acquire and commit", need=CYCLE)
+            fail(op, "a load fills an acquired stage", got="a load outside of acquire and commit", need=CYCLE)
         buffer = _in_ring(self.ring, op)
-        if buffer.engine is not ENGINE_OF[type(op)]:
-            _fail(op, f"{op.NAME} into buffer '{op.buffer}'", got=f"a buffer filled by {buffer.engine}",
-                  need=ENGINE_OF[type(op)])  # fmt: skip
+        engine = op.engine if isinstance(op, AsyncLoadScalesOp) else Engine.BULK
+        if buffer.engine is not engine:
+            fail(
+                op,
+                f"{op.NAME} by {engine} into buffer '{op.buffer}'",
+                got=f"a buffer filled by {buffer.engine}",
+                need=engine,
+            )
         self.loads.append(op)
 
     def read(self, op: ReadOp) -> None:
         """Name a tile of the stage."""
         if not self.is_reading:
-            _fail(
+            fail(
                 op,
                 "a read needs a stage that has been waited for",
                 got="a read outside of wait and release",
@@ -204,15 +197,13 @@ class _Cycle:
             )
         buffer = _in_ring(self.ring, op)
         if op.result.type != buffer.type:
-            _fail(op, f"{op.result} is not buffer '{op.buffer}'", got=op.result.type, need=buffer.type)
+            fail(op, f"{op.result} is not buffer '{op.buffer}'", got=op.result.type, need=buffer.type)
 
     def end(self, loop: ForKOp, name: str) -> None:
         """The step is over; nothing may be left open."""
         if self.is_filling or self.is_reading:
             lacking = CommitOp if self.is_filling else ReleaseOp
-            _fail(
-                loop, f"role '{name}' leaves a stage of {self.ring.result} open", got=f"no {lacking.NAME}", need=CYCLE
-            )
+            fail(loop, f"role '{name}' leaves a stage of {self.ring.result} open", got=f"no {lacking.NAME}", need=CYCLE)
 
 
 def _check_steps(rings: dict[Value, RingOp], agents: list[_Agent]) -> None:
@@ -220,7 +211,7 @@ def _check_steps(rings: dict[Value, RingOp], agents: list[_Agent]) -> None:
     working = [agent for agent in agents if agent.region.ops]
     count = max((len(agent.steps) for agent in working), default=0)
     if rings and not count:
-        _fail(next(iter(rings.values())), "a ring turns with the steps of K", got="no steps", need=ForKOp.NAME)
+        fail(next(iter(rings.values())), "a ring turns with the steps of K", got="no steps", need=ForKOp.NAME)
     for index in range(count):
         taken = [(agent, *agent.steps[index]) for agent in working]
         cycles = [_cycles(rings, agent.name, loop) for agent, _, loop in taken]
@@ -238,14 +229,12 @@ def _cycles(rings: dict[Value, RingOp], name: str, loop: ForKOp) -> dict[Value, 
     for op in walk(loop.body):
         for value in op.all_operands:
             if value in readings and not cycles[readings[value]].is_reading:
-                _fail(
-                    op, f"{value} is used after its stage was released", got=op.NAME, need="uses before async.release"
-                )
+                fail(op, f"{value} is used after its stage was released", got=op.NAME, need="uses before async.release")
         if not isinstance(op, RingStepOp | Load | ReadOp):
             continue
         cycle = cycles.get(op.ring)
         if cycle is None:
-            _fail(op, f"{op.ring} is not a ring", got=op.ring.type, need=f"the result of {RingOp.NAME}")
+            fail(op, f"{op.ring} is not a ring", got=op.ring.type, need=f"the result of {RingOp.NAME}")
         if isinstance(op, RingStepOp):
             cycle.turn(op)
         elif isinstance(op, Load):
@@ -263,126 +252,39 @@ def _check_handover(ring: RingOp, loop: ForKOp, cycles: list[_Cycle]) -> None:
     loaded = Counter(op.buffer for cycle in cycles for op in cycle.loads)
     for buffer in ring.buffers:
         if loaded[buffer.name] != 1:
-            _fail(
-                loop, f"buffer '{buffer.name}' of {ring.result}", got=f"{loaded[buffer.name]} loads in a step", need=1
-            )
+            fail(loop, f"buffer '{buffer.name}' of {ring.result}", got=f"{loaded[buffer.name]} loads in a step", need=1)
     if not any(WaitOp in cycle.done for cycle in cycles):
-        _fail(loop, f"nobody waits for {ring.result}", got="a ring that fills up and blocks", need="wait and release")
+        fail(loop, f"nobody waits for {ring.result}", got="a ring that fills up and blocks", need="wait and release")
 
 
 def _check_cluster(ring: RingOp, tiles: ForTilesOp, loads: list[Load]) -> None:
     """CTAs that share loads are those that the scheduler puts on neighbouring tiles."""
     size = prod(tiles.cluster)
     if ring.cluster != size:
-        _fail(ring, f"{ring.result} and the tiles disagree about the cluster", got=ring.cluster,
-              need=f"{size}, for {ForTilesOp.NAME} in clusters of {list(tiles.cluster)}")  # fmt: skip
+        fail(
+            ring,
+            f"{ring.result} and the tiles disagree about the cluster",
+            got=ring.cluster,
+            need=f"{size}, for {ForTilesOp.NAME} in clusters of {list(tiles.cluster)}",
+        )
     for op in loads:
         if not isinstance(op, AsyncLoadOp) or op.multicast == 1:
             continue
         if op.multicast != size:
-            _fail(op, "a shared box goes to the whole cluster", got=f"multicast={op.multicast}", need=f"1 or {size}")
+            fail(op, "a shared box goes to the whole cluster", got=f"multicast={op.multicast}", need=f"1 or {size}")
         own = [arg for arg, count in zip(tiles.body.args, tiles.cluster, strict=True) if count > 1]
         for value in own:
             if value in (op.row, op.col):
-                _fail(op, "CTAs that share a box need the same one", got=f"a box at {value}, which differs in the cluster",
-                      need="a box that does not depend on it")  # fmt: skip
+                got = f"a box at {value}, which differs in the cluster"
+                fail(op, "CTAs that share a box need the same one", got=got, need="a box that does not depend on it")
         rows = extents(Value(op.buffer, ring.buffer(op.buffer).type))[0]
         if rows % size:
-            _fail(op, "a shared box is loaded in equal shares", got=f"{rows} rows", need=f"a multiple of {size}")
-
-
-def _check_stores(module: Module, stagings: dict[Value, StagingOp]) -> None:
-    """Fragments leave through tiles made for them."""
-    for op in walk(module):
-        if isinstance(op, AsyncStoreOp):
-            staging, value = stagings.get(op.staging), mem(op.value)
-            if staging is None or staging.overlay:
-                _fail(op, f"{op.staging} is no staging tile of its own", need="async.staging without overlay")
-            tile = mem(op.staging)
-            if (tile.dtype, tile.shape) != (value.dtype, value.shape):
-                _fail(op, "fragment and staging tile differ", got=value, need=tile)
-        elif isinstance(op, ReducePartsOp) and op.exchange is not None:
-            staging = stagings.get(op.exchange)
-            if staging is None or not staging.overlay:
-                _fail(op, f"{op.exchange} is no exchange tile", need="async.staging with overlay")
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A part of shared memory; ``kind`` is ``stage``, ``overlay`` or ``own``."""
-
-    owner: Op
-    name: str
-    start: int
-    size: int
-    align: int
-    kind: str = "own"
-
-    @property
-    def end(self) -> int:
-        """The first byte behind it."""
-        return self.start + self.size
-
-    def collides(self, other: _Place) -> bool:
-        """Whether both may hold data at once in the same bytes."""
-        if {self.kind, other.kind} == {"stage", "overlay"}:
-            return False
-        return self.start < other.end and other.start < self.end
-
-
-def _check_places(module: Module, rings: dict[Value, RingOp], stagings: dict[Value, StagingOp]) -> None:
-    """Once shared memory is allocated, everything has an aligned place of its own inside it."""
-    for value in stagings:
-        extents(value)
-    for ring in rings.values():
-        for buffer in ring.buffers:
-            extents(Value(buffer.name, buffer.type))
-            if buffer.stage_bytes < buffer.tile_bytes:
-                _fail(ring, f"buffer '{buffer.name}' does not hold its tile", got=f"{buffer.stage_bytes} bytes",
-                      need=f"at least {buffer.tile_bytes}")  # fmt: skip
-    places = [*_ring_places(rings), *_staging_places(stagings)]
-    if all(place.start < 0 for place in places):
-        return
-    total = module.attr("smem_bytes")
-    for index, place in enumerate(places):
-        if place.start < 0 or place.start % place.align:
-            _fail(place.owner, f"{place.name} has no usable place", got=f"offset {place.start}",
-                  need=f"a multiple of {place.align}")  # fmt: skip
-        if place.end > total:
-            _fail(
-                place.owner, f"{place.name} lies outside of shared memory", got=f"bytes up to {place.end}", need=total
-            )
-        for other in places[:index]:
-            if place.collides(other):
-                _fail(place.owner, f"{place.name} overlaps {other.name}", got=f"bytes {place.start} to {place.end}",
-                      need=f"nothing of bytes {other.start} to {other.end}")  # fmt: skip
-
-
-def _ring_places(rings: dict[Value, RingOp]) -> Iterator[_Place]:
-    for value, ring in rings.items():
-        for buffer in ring.buffers:
-            align = BULK_ALIGN_BYTES if buffer.engine is Engine.BULK else LANES_ALIGN_BYTES
-            size = ring.stages * buffer.stage_bytes
-            yield _Place(ring, f"buffer '{buffer.name}' of {value}", buffer.offset, size, align, "stage")
-        yield _Place(ring, f"the barriers of {value}", ring.offset, 2 * ring.stages * BARRIER_BYTES, BARRIER_BYTES)
-
-
-def _staging_places(stagings: dict[Value, StagingOp]) -> Iterator[_Place]:
-    for value, op in stagings.items():
-        kind = "overlay" if op.overlay else "own"
-        yield _Place(op, str(value), op.offset, tile_bytes(mem(value)), BULK_ALIGN_BYTES, kind)
-        if op.overlay:
-            yield _Place(op, f"the barrier of {value}", op.barrier_offset, BARRIER_BYTES, BARRIER_BYTES)
+            fail(op, "a shared box is loaded in equal shares", got=f"{rows} rows", need=f"a multiple of {size}")
 
 
 def _in_ring(ring: RingOp, op: Load | ReadOp) -> Buffer:
     """The buffer that ``op`` names."""
     names = {buffer.name: buffer for buffer in ring.buffers}
     if op.buffer not in names:
-        _fail(op, f"{ring.result} has no buffer '{op.buffer}'", got=op.buffer, need=", ".join(names))
+        fail(op, f"{ring.result} has no buffer '{op.buffer}'", got=op.buffer, need=", ".join(names))
     return names[op.buffer]
-
-
-def _fail(op: Op | None, what: str, *, got: object = None, need: object = None) -> NoReturn:
-    where = f"{op.NAME} ({op.origin})" if op is not None else None
-    raise IRError(what, where=where, got=got, need=need)

@@ -32,6 +32,11 @@ def module_rule(*levels: Level) -> Callable[[RuleFunction], RuleFunction]:
     return decorate
 
 
+def fail(op: Op, what: str, *, got: object = None, need: object = None, fix: str | None = None) -> NoReturn:
+    """Raise IRError about ``op``, naming it and where it comes from."""
+    raise IRError(what, where=f"{op.NAME} ({op.origin})", got=got, need=need, fix=fix)
+
+
 def verify(module: Module) -> None:
     """Check every law for ``module``.
 
@@ -74,7 +79,7 @@ class _Verifier:
             self._op(op)
             inside.extend(value.name for value in op.all_results)
             if op.IS_TERMINATOR and position != len(region.ops) - 1:
-                _fail(op, "a terminator ends its region", got=f"{len(region.ops) - 1 - position} ops after it", need=0)
+                fail(op, "a terminator ends its region", got=f"{len(region.ops) - 1 - position} ops after it", need=0)
         for name in inside:
             del self._visible[name]
 
@@ -91,13 +96,13 @@ class _Verifier:
             value = getattr(op, name)
             if not codec.accepts(value):
                 got = f"{type(value).__name__} {value!r}"
-                _fail(op, f"wrong type for attribute '{name}'", got=got, need=codec.need)
+                fail(op, f"wrong type for attribute '{name}'", got=got, need=codec.need)
         for spec in schema.regions:
             region = getattr(op, spec.name)
             if isinstance(region, Region):
                 self._region(region, region.args, op)
             elif region is not None or spec.arity is not Arity.OPTIONAL:
-                _fail(op, f"'{spec.name}' is not a region", got=repr(region), need="a Region")
+                fail(op, f"'{spec.name}' is not a region", got=repr(region), need="a Region")
         for spec in schema.results:
             for value in _values(op, spec):
                 self._define(value, op)
@@ -106,18 +111,18 @@ class _Verifier:
         except IRError as error:
             if error.where is not None:
                 raise
-            _fail(op, error.what, got=error.got, need=error.need, fix=error.fix)
+            fail(op, error.what, got=error.got, need=error.need, fix=error.fix)
 
     def _legality(self, op: Op) -> None:
         level = self._module.level
         if level not in op.LEVELS:
             got = f"an op of level {' or '.join(sorted(op.LEVELS))}"
             fix = "run the pass that lowers it"
-            _fail(op, f"{op.NAME} is illegal in this module", got=got, need=f"an op of level {level}", fix=fix)
+            fail(op, f"{op.NAME} is illegal in this module", got=got, need=f"an op of level {level}", fix=fix)
         prefix = op.NAME.partition(".")[0]
         if prefix in TARGET_DIALECTS and prefix != self.dialect:
             need = f"ops of {self.dialect} in a module for {self._module.target}"
-            _fail(op, f"{op.NAME} belongs to another target", got=prefix, need=need)
+            fail(op, f"{op.NAME} belongs to another target", got=prefix, need=need)
 
     def _define(self, value: Value, op: Op | None) -> str:
         name = value.name
@@ -136,18 +141,18 @@ class _Verifier:
     def _refuse_use(self, op: Op, spec: FieldSpec, value: Value) -> NoReturn:
         known = self._visible.get(value.name)
         if known is not None:
-            _fail(op, f"operand '{spec.name}' has another type than its definition", got=value.type, need=known.type)
+            fail(op, f"operand '{spec.name}' has another type than its definition", got=value.type, need=known.type)
         if value.name in self._defined:
             what = f"operand '{spec.name}': {value} is defined in a region that does not enclose this op"
         else:
             what = f"operand '{spec.name}': {value} is not defined before this op"
         close = get_close_matches(value.name, self._visible, n=1)
         fix = f"did you mean %{close[0]}?" if close else None
-        _fail(op, what, got=value, need="a value defined earlier in this or an enclosing region", fix=fix)
+        fail(op, what, got=value, need="a value defined earlier in this or an enclosing region", fix=fix)
 
     def _fail_at(self, op: Op | None, what: str, *, got: object, need: object, fix: str) -> NoReturn:
         if op is not None:
-            _fail(op, what, got=got, need=need, fix=fix)
+            fail(op, what, got=got, need=need, fix=fix)
         raise IRError(what, where=f"module @{self._module.name}", got=got, need=need, fix=fix)
 
 
@@ -169,8 +174,4 @@ def _values(op: Op, spec: FieldSpec) -> tuple[Value, ...]:
     if isinstance(held, tuple) and all(isinstance(value, Value) for value in held):
         return held
     need = "a tuple of Values" if spec.arity is Arity.MANY else "a Value"
-    _fail(op, f"{spec.kind.value} '{spec.name}' holds no value", got=repr(getattr(op, spec.name)), need=need)
-
-
-def _fail(op: Op, what: str, *, got: object = None, need: object = None, fix: str | None = None) -> NoReturn:
-    raise IRError(what, where=f"{op.NAME} ({op.origin})", got=got, need=need, fix=fix)
+    fail(op, f"{spec.kind.value} '{spec.name}' holds no value", got=repr(getattr(op, spec.name)), need=need)

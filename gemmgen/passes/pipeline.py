@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from gemmgen.backends.capability import Capability
+from gemmgen.ir.async_ops import Engine
 from gemmgen.passes.base import Pass, PassPipeline
 from gemmgen.passes.cluster_multicast import ClusterMulticastPass
 from gemmgen.passes.epilogue_staging import EpilogueStagingPass
@@ -25,7 +26,7 @@ def pipeline(schedule: Schedule, target: Capability) -> PassPipeline:
         PromotionPass(),  # first: it decides what a product is; everything later moves products around
         SplitKPass(s.split_k),  # at tile level: afterwards loads and products are in different places
         *([SwapOperandsPass()] if s.swap_ab else []),  # after split-k: the reduction it adds is transposed too
-        PipeliningPass(s.stages),  # leaves the tile level; needs the loads still beside their uses
+        PipeliningPass(s.stages, Engine(s.scale_copy)),  # leaves the tile level; needs the loads still beside their uses
         EpilogueStagingPass(),  # after split-k: a reduced tile leaves in another way
         ClusterMulticastPass(s.cluster),  # before roles: it rewrites the one loop nest, not a copy per role
         WarpSpecializationPass(s.math_warpgroups),  # needs the ring between loads and products

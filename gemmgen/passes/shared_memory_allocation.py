@@ -21,12 +21,13 @@ class SharedMemoryAllocationPass(Pass):
     """Lay out shared memory: tiles that the copy engine moves first, then the rest, then barriers.
 
     Before: buffers and staging tiles have no place.
-    After: each has a byte offset, aligned to ``bulk_align`` where the copy engine is involved and to ``align``
-    elsewhere; module attribute ``smem_bytes`` is the total, at most ``budget_bytes``.
+    After: each has a byte offset, aligned to ``tile_align`` for swizzled tiles, to ``bulk_align`` for other copies of
+    the copy engine, and to ``align`` elsewhere; module attribute ``smem_bytes`` is the total, at most ``budget_bytes``.
     """
 
     budget_bytes: int = 232448
-    bulk_align: int = 1024
+    tile_align: int = 1024
+    bulk_align: int = 128
     align: int = 16
 
     name: ClassVar[str] = "shared-memory-allocation"
@@ -41,25 +42,31 @@ class SharedMemoryAllocationPass(Pass):
         cursor = _Cursor()
         rings = {op.result: op for op in module.body.ops if isinstance(op, RingOp)}
         stagings = {op.result: op for op in module.body.ops if isinstance(op, StagingOp)}
-        for engine, align in ((Engine.BULK, self.bulk_align), (Engine.LANES, self.align)):
+        for align in (self.tile_align, self.bulk_align, self.align):
             for value, ring in rings.items():
-                placed = [self._place(cursor, b, ring.stages, align) if b.engine is engine else b for b in ring.buffers]
+                placed = [self._place(cursor, b, ring.stages, align) if self._align(b) == align else b
+                          for b in ring.buffers]  # fmt: skip
                 rings[value] = ring.replace(buffers=tuple(placed))
-            if engine is Engine.BULK:
+            if align == self.tile_align:
                 for value, staging in stagings.items():
-                    offset = 0 if staging.overlay else cursor.take(tile_bytes(mem(value)), self.bulk_align)
+                    offset = 0 if staging.overlay else cursor.take(tile_bytes(mem(value)), self.tile_align)
                     stagings[value] = staging.replace(offset=offset)
+        # Barriers are in use while an overlay is written, so they lie behind the longest one.
+        cursor.end = max([cursor.end, *(tile_bytes(mem(value)) for value, op in stagings.items() if op.overlay)])
         for value, ring in rings.items():
             rings[value] = ring.replace(offset=cursor.take(2 * ring.stages * BARRIER_BYTES, BARRIER_BYTES))
         for value, staging in stagings.items():
             if staging.overlay:
                 stagings[value] = staging.replace(barrier_offset=cursor.take(BARRIER_BYTES, BARRIER_BYTES))
-        overlays = [tile_bytes(mem(value)) for value, op in stagings.items() if op.overlay]
-        total = max([cursor.end, *overlays])
-        self._check(module, total, rings)
+        self._check(module, cursor.end, rings)
         ops: list[Op] = [rings.get(v, stagings.get(v, op)) if (v := getattr(op, "result", None)) else op
                          for op in module.body.ops]  # fmt: skip
-        return module.replace(body=Region((), tuple(ops))).with_attrs(smem_bytes=total)
+        return module.replace(body=Region((), tuple(ops))).with_attrs(smem_bytes=cursor.end)
+
+    def _align(self, buffer: Buffer) -> int:
+        if buffer.engine is Engine.LANES:
+            return self.align
+        return self.tile_align if len(buffer.type.shape) > 1 else self.bulk_align
 
     def _place(self, cursor: _Cursor, buffer: Buffer, stages: int, align: int) -> Buffer:
         return replace(buffer, offset=cursor.take(stages * buffer.stage_bytes, align))

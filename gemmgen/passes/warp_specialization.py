@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gemmgen.errors import IRError
-from gemmgen.ir.async_ops import AcquireOp, AsyncLoadOp, AsyncLoadScalesOp, CommitOp, RingOp, RoleOp, StagingOp
+from gemmgen.ir.async_ops import AcquireOp, AsyncLoadOp, AsyncLoadScalesOp, CommitOp, Engine, RingOp, RoleOp, StagingOp
 from gemmgen.ir.core import Level, Module, Op, Region
 from gemmgen.ir.rewrite import NameSupply, clone_with_fresh_names, walk
 from gemmgen.ir.tile_ops import ForKOp, ForTilesOp, YieldOp
@@ -46,9 +46,9 @@ class WarpSpecializationPass(Pass):
         work = Region((), tuple(op for op in module.body.ops if not isinstance(op, DECLARATIONS)))
         roles = [_role("math", self.math_warpgroups * WARPS_PER_GROUP, _without(work, _is_loading))]
         names = NameSupply.of(module)
-        for name, kind in (("load", AsyncLoadOp), ("scales", AsyncLoadScalesOp)):
-            if any(isinstance(op, kind) for op in walk(work)):
-                roles.append(_role(name, 1, _clone(_only_loading(work, kind), names)))
+        for name, mine in (("load", _by_engine), ("scales", _by_lanes)):
+            if any(mine(op) for op in walk(work)):
+                roles.append(_role(name, 1, _clone(_only_loading(work, mine), names)))
         return module.replace(body=Region((), (*shared, *roles)))
 
 
@@ -65,17 +65,25 @@ def _without(region: Region, drop: Callable[[Op], bool]) -> Region:
     return Region(region.args, kept)
 
 
-def _only_loading(region: Region, kind: type[Op]) -> Region:
-    """The loops of the region, with nothing in them but the loads of one kind and their ring steps."""
+def _by_lanes(op: Op) -> bool:
+    return isinstance(op, AsyncLoadScalesOp) and op.engine is Engine.LANES
+
+
+def _by_engine(op: Op) -> bool:
+    return isinstance(op, AsyncLoadOp | AsyncLoadScalesOp) and not _by_lanes(op)
+
+
+def _only_loading(region: Region, mine: Callable[[Op], bool]) -> Region:
+    """The loops of the region, with nothing in them but some of the loads and their ring steps."""
     ops: list[Op] = []
     for op in region.ops:
         if isinstance(op, ForTilesOp):
-            ops.append(op.replace(body=_only_loading(op.body, kind)))
+            ops.append(op.replace(body=_only_loading(op.body, mine)))
         elif isinstance(op, ForKOp):
-            body = _only_loading(op.body, kind)
+            body = _only_loading(op.body, mine)
             step = Region(body.args[:1], (*body.ops, YieldOp(origin=op.origin)))
             ops.append(op.replace(inits=(), results=(), body=step))
-        elif isinstance(op, AcquireOp | CommitOp | kind):
+        elif isinstance(op, AcquireOp | CommitOp) or mine(op):
             ops.append(op)
     return Region(region.args, tuple(ops))
 

@@ -36,6 +36,7 @@ class TensorMapParam:
         dtype: element type; FP8 is passed to the driver as UINT8.
         box: box extents in elements, innermost first.
         swizzle: shared-memory swizzle: ``none``, ``32B``, ``64B`` or ``128B``.
+        transposed: the operand's columns are contiguous, and its rows are the map's innermost axis.
         l2_promotion: L2 fetch granularity: ``none``, ``64B``, ``128B`` or ``256B``.
     """
 
@@ -49,6 +50,7 @@ class TensorMapParam:
     box: tuple[int, ...]
     swizzle: str
     l2_promotion: str = "256B"
+    transposed: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "box", tuple(self.box))

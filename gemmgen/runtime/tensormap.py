@@ -105,6 +105,7 @@ class MapWriter:
 
     def __init__(self, param: TensorMapParam) -> None:
         self.operand = param.operand
+        self._transposed = param.transposed
         self._item_bytes = ITEM_BYTES[param.dtype]
         promotion = "NONE" if param.l2_promotion == "none" else f"L2_{param.l2_promotion}"
         cols, rows = param.box
@@ -113,9 +114,11 @@ class MapWriter:
 
     def write(self, destination: int, tensor: TensorArg) -> None:
         """Write the map of ``tensor``, which has passed the checks above, to a host address."""
-        rows, cols = tensor.shape
+        (rows, cols), (row_stride, col_stride) = tensor.shape, tensor.strides
+        if self._transposed:
+            rows, cols, row_stride = cols, rows, col_stride
         if rows > 1:
-            pitch_bytes = tensor.strides[0] * self._item_bytes
+            pitch_bytes = row_stride * self._item_bytes
         else:
             # With one row the pitch is never used, and frameworks put anything there; the driver still checks it.
             pitch_bytes = -(-cols * self._item_bytes // ALIGN_BYTES) * ALIGN_BYTES

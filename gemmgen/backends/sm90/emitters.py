@@ -157,6 +157,14 @@ def _tma_load(op: ops.TmaLoadOp, module: Module) -> Emission:
     return Emission("tma_load_multicast", fields, helpers("tma_load_multicast"))
 
 
+@emits(ops.TmaLoadScalesOp, TARGET)
+def _tma_load_scales(op: ops.TmaLoadScalesOp, module: Module) -> Emission:
+    address, to = stage_address(op.area, op.cursor), barrier(op.barriers, op.cursor)
+    row, col = _block_index(op.row.name, op.block[0]), _block_index(op.col.name, op.block[1])
+    text = f"tma_load({address}, &{op.map.name}, {to}, {row}, {col});"
+    return statement(text, f"{op.count} scales of one block of K; the map runs along rows first", "tma_load")
+
+
 @emits(ops.CopyScalesOp, TARGET)
 def _copy_scales(op: ops.CopyScalesOp, module: Module) -> Emission:
     fields = {

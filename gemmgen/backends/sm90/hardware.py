@@ -13,9 +13,17 @@ WARP_THREADS = 32
 GROUP_WARPS = 4
 GROUP_THREADS = GROUP_WARPS * WARP_THREADS
 SWIZZLE_BYTES = 128
-SWIZZLE_ATOM_BYTES = 1024
+SWIZZLE_ATOM_BYTES = 8 * SWIZZLE_BYTES
+BULK_ALIGN = 128
 MATRIX_COLS = 8
 MAX_THREADS = 1024
+MAX_BOX = 256
+"""Elements of a TMA box along each axis."""
+BULK_ALIGN_BYTES = 128
+"""Alignment of what TMA writes into shared memory."""
+BULK_GRANULE_BYTES = 16
+"""Bytes of a box's rows are a multiple of this."""
+SCALE_BYTES = 4
 REGISTER_STEP = 8
 MIN_REGISTERS = 24
 MAX_REGISTERS = 256
@@ -23,20 +31,15 @@ REGISTERS_PER_SM = 65536
 OTHER_REGISTERS = 40
 """Registers a multiplying thread needs beside its accumulators: addresses, loop state, scales."""
 
-EXCHANGE_PAD = 8
-EXCHANGE_PAD_TRANSPOSED = 4
-"""Floats that pad a row of the exchange tile: lanes of a warp then hit different banks, and rows stay 16-B aligned."""
-
 
 def accumulator_registers(columns: int) -> int:
     """Registers per thread of one 64 × ``columns`` FP32 wgmma accumulator."""
     return WGMMA_ROWS * columns // GROUP_THREADS
 
 
-def wgmma_descriptor_high(swizzle_bytes: int) -> int:
-    """Bits 32..63 of the shared-memory descriptor of a dense K-major tile: stride of 8 rows, and the swizzle code."""
-    code = {128: 1, 64: 2, 32: 3}[swizzle_bytes]
-    return (8 * swizzle_bytes >> 4) | (code << 30)
+def wgmma_swizzle_code(swizzle_bytes: int) -> int:
+    """Bits 62..63 of wgmma's shared-memory descriptor."""
+    return {128: 1, 64: 2, 32: 3}[swizzle_bytes]
 
 
 def full_arrivals(bulk: bool, lanes: bool) -> int:
@@ -60,6 +63,9 @@ def check_mma_tile(rows: int, columns: int, warpgroups: int) -> None:
         raise ScheduleError("wgmma multiplies 64 rows per warpgroup", where="schedule.tile", got=f"{rows} rows for "
                             f"{warpgroups} warpgroups", need=f"a multiple of {WGMMA_ROWS * warpgroups}",
                             fix="change tile or warps.math")  # fmt: skip
+    if rows > MAX_BOX:
+        raise ScheduleError("a tile's rows are one TMA box", where="schedule.tile", got=f"{rows} rows",
+                            need=f"at most {MAX_BOX}", fix="change tile")  # fmt: skip
     if columns % 8 or not 8 <= columns <= 256:
         raise ScheduleError("wgmma's N side", where="schedule.tile", got=f"{columns} columns",
                             need="a multiple of 8 from 8 to 256", fix="change tile")  # fmt: skip
@@ -94,6 +100,18 @@ def check_setmaxnreg(role_registers: list[int], threads: int) -> None:
         raise ScheduleError("the warpgroups want more registers than the launch gives", where="schedule.registers",
                             got=f"{role_registers} = {sum(role_registers)} per thread column", need=f"at most {pool}",
                             fix="lower registers.math")  # fmt: skip
+
+
+def check_register_trade(math: int, producer: int, threads: int) -> None:
+    """Raise ScheduleError unless multiplying warps take registers and loading warps give them away.
+
+    ``setmaxnreg.inc`` below, or ``.dec`` above, what a thread has is undefined.
+    """
+    given = launch_registers(threads)
+    if not producer <= given <= math:
+        raise ScheduleError("registers are traded around what the launch gives", where="schedule.registers",
+                            got=f"producer {producer}, math {math}", need=f"producer <= {given} <= math",
+                            fix="leave registers auto")  # fmt: skip
 
 
 def store_slab_columns(columns: int) -> int:

@@ -26,7 +26,7 @@ MAX_STAGES = 10
 MAX_SPLIT = 8
 PRODUCER_REGISTERS = 40
 MATH_REGISTERS = 232
-CLUSTER_FILL = {1: 132, 2: 132, 3: 117, 4: 124, 5: 115, 6: 102, 7: 105, 8: 120}
+CLUSTER_FILL = {1: 132, 2: 132, 3: 117, 4: 120, 5: 110, 6: 102, 7: 105, 8: 120}
 """CTAs that run at once in clusters of each size: a cluster stays within a GPC, and GPCs differ in size."""
 
 
@@ -79,16 +79,22 @@ SWAPPED_UP_TO = 256
 SWAPPED_COLUMNS = (8, 16, 24, 32, 48, 64)
 
 
-def plan(spec: GemmSpec, target: Capability) -> list[tuple[int, int | None, Schedule]]:
-    """The kernels that serve every M of a spec with known N and K, as (smallest M, largest M, schedule)."""
+def plan(spec: GemmSpec, target: Capability, scale_copy: str = "bulk") -> list[tuple[int, int | None, Schedule]]:
+    """The kernels that serve every M of a spec with known N and K, as (smallest M, largest M, schedule).
+
+    Args:
+        spec: the spec.
+        target: what the hardware can do.
+        scale_copy: how row scales reach shared memory, see ``Schedule``.
+    """
     m, n, k = (spec.problem.dims[name] for name in ("M", "N", "K"))
     n, k = int(n), int(k)
     if isinstance(m, int):
-        return [(0, None, choose(spec.schedule, m, n, k, target))]
+        return [(0, None, choose(spec.schedule, m, n, k, target, scale_copy))]
     chosen: list[tuple[int, int | None, Schedule]] = []
     low = 0
     for high in (*M_BOUNDS, None):
-        schedule = choose(spec.schedule, high or LARGE_M, n, k, target)
+        schedule = choose(spec.schedule, high or LARGE_M, n, k, target, scale_copy)
         if chosen and chosen[-1][2] == schedule:
             chosen[-1] = (chosen[-1][0], high, schedule)
         else:
@@ -97,29 +103,42 @@ def plan(spec: GemmSpec, target: Capability) -> list[tuple[int, int | None, Sche
     return chosen
 
 
-def choose(hints: ScheduleHints, m: int, n: int, k: int, target: Capability) -> Schedule:
+def choose(hints: ScheduleHints, m: int, n: int, k: int, target: Capability, scale_copy: str = "bulk") -> Schedule:
     """The schedule with the least predicted time among those that the hints allow.
 
     Raises:
         ScheduleError: the hints contradict each other or the hardware.
     """
     steps = max(1, -(-k // STEP_K))
-    found = candidates(hints, m, target)
+    found = candidates(hints, m, target, scale_copy)
     useful = [s for s in found if s.split_k == 1 or (s.split_k <= steps and _waves(s, m, n, target) == 1)]
     return min(useful or found, key=lambda schedule: (predict(schedule, m, n, k, target), str(schedule)))
 
 
-def candidates(hints: ScheduleHints, m: int, target: Capability) -> list[Schedule]:
+def candidates(hints: ScheduleHints, m: int, target: Capability, scale_copy: str = "bulk") -> list[Schedule]:
     """Every schedule worth trying for M rows: the shipped list, narrowed and overridden by the hints."""
     if hints.tile is not None:
-        return [_from_tile(hints, target)]
+        return [_from_tile(hints, target, scale_copy)]
     shipped = _swapped(m) if m <= SWAPPED_UP_TO or hints.swap_ab else []
     if m > SWAPPED_ALWAYS or hints.swap_ab is False:
         shipped += _plain()
-    allowed = [_with_hints(schedule, hints, target) for schedule in shipped if _allows(hints, schedule)]
+    allowed: list[Schedule] = []
+    refused: ScheduleError | None = None
+    for schedule in (found.replace(scale_copy=scale_copy) for found in shipped):
+        try:
+            allowed += [_with_hints(schedule, hints, target)] if _allows(hints, schedule) else []
+        except ScheduleError as error:
+            refused = error
+    if not allowed and refused is not None:
+        raise refused
     if not allowed:
-        raise ScheduleError("no schedule of this target fits the hints", where="schedule", got=_shown(hints),
-                            need="hints that belong together", fix="give schedule.tile, or leave a hint auto")  # fmt: skip
+        raise ScheduleError(
+            "no schedule of this target fits the hints",
+            where="schedule",
+            got=_shown(hints),
+            need="hints that belong together",
+            fix="give schedule.tile, or leave a hint auto",
+        )
     return allowed
 
 
@@ -208,7 +227,7 @@ def _with_hints(schedule: Schedule, hints: ScheduleHints, target: Capability) ->
     return _checked(changed.replace(stages=hints.stages or most_stages(changed, target)))
 
 
-def _from_tile(hints: ScheduleHints, target: Capability) -> Schedule:
+def _from_tile(hints: ScheduleHints, target: Capability, scale_copy: str) -> Schedule:
     """The schedule for a tile that the spec gives."""
     assert hints.tile is not None
     if hints.tile[2] != STEP_K:
@@ -225,7 +244,7 @@ def _from_tile(hints: ScheduleHints, target: Capability) -> Schedule:
         hints.tile, 0, hints.cluster or (1, 1), split, bool(hints.swap_ab), groups,
         PRODUCER_REGISTERS if several else 0, MATH_REGISTERS if several else 0,
     )  # fmt: skip
-    return _with_hints(schedule, hints, target)
+    return _with_hints(schedule.replace(scale_copy=scale_copy), hints, target)
 
 
 def _checked(schedule: Schedule) -> Schedule:
@@ -238,6 +257,7 @@ def _checked(schedule: Schedule) -> Schedule:
     hw.check_registers(rows, columns, groups, promoted=True, limit=limit)
     if schedule.math_registers or schedule.producer_registers:
         hw.check_setmaxnreg([schedule.math_registers] * groups + [schedule.producer_registers], threads)
+        hw.check_register_trade(schedule.math_registers, schedule.producer_registers, threads)
     if not schedule.swap_ab and schedule.split_k == 1:
         hw.store_slab_columns(columns)
     if schedule.cluster_size > 8:
@@ -252,15 +272,16 @@ def _checked(schedule: Schedule) -> Schedule:
 def most_stages(schedule: Schedule, target: Capability) -> int:
     """The deepest ring that fits beside the staging tile; at least 1, which the allocation then refuses."""
     rows, columns = _rows_and_columns(schedule)
-    scales = sum(-(-4 * count // 16) * 16 for count in scale_counts(schedule))
+    scales = sum(_round_up(4 * count, pitch) for count, pitch in ring_scales(schedule))
     stage = (rows + columns) * STEP_K + scales + 16
     staging = 0 if schedule.split_k > 1 else rows * columns * 2
     return max(1, min(MAX_STAGES, (target.smem_per_cta - staging - 64) // stage))
 
 
-def scale_counts(schedule: Schedule) -> tuple[int, int]:
-    """Scales of A and of B that one step of a tile needs."""
-    return scales_per_tile(schedule.tile[0], 1), scales_per_tile(schedule.tile[1], STEP_K)
+def ring_scales(schedule: Schedule) -> list[tuple[int, int]]:
+    """Scales that a stage holds, with the bytes that their place is rounded up to: A's, and B's if lanes copy them."""
+    rows, blocks = scales_per_tile(schedule.tile[0], 1), scales_per_tile(schedule.tile[1], STEP_K)
+    return [(rows, hw.BULK_ALIGN)] if schedule.scale_copy == "bulk" else [(rows, 16), (blocks, 16)]
 
 
 def _rows_and_columns(schedule: Schedule) -> tuple[int, int]:

@@ -31,7 +31,9 @@ def launch_plan(module: Module) -> LaunchPlan:
 def _param(value: Value, maps: dict[str, TensorMap]) -> Param:
     if isinstance(value.type, MapType):
         found = maps[value.name]
-        return TensorMapParam(value.name, found.operand, found.dtype, found.box, found.swizzle)
+        return TensorMapParam(
+            value.name, found.operand, found.dtype, found.box, found.swizzle, transposed=found.transposed
+        )
     if isinstance(value.type, MemType):
         return PointerParam(value.name, value.name)
     if value.type == I64:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gemmgen.backends.sm90 import hardware as hw
-from gemmgen.backends.sm90.ops import CopyArriveOp, CopyScalesOp, ExpectOp, TmaLoadOp, WaitOp, WarpsOp
+from gemmgen.backends.sm90.ops import CopyArriveOp, CopyScalesOp, ExpectOp, TmaLoadOp, TmaLoadScalesOp, WaitOp, WarpsOp
 from gemmgen.errors import IRError
 from gemmgen.ir.async_ops import AsyncLoadOp, AsyncLoadScalesOp, Buffer, Engine
 from gemmgen.ir.builder import Builder
@@ -27,8 +27,9 @@ class LoadLowering:
 
     def step(self, ops: Sequence[Op], cursor: Value, *, alone: bool) -> None:
         """Emit the step; ``alone``: the role does nothing else, so its warp needs no guard."""
-        bulk = [op for op in ops if isinstance(op, AsyncLoadOp)]
-        lanes = [op for op in ops if isinstance(op, AsyncLoadScalesOp)]
+        scales = [op for op in ops if isinstance(op, AsyncLoadScalesOp)]
+        lanes = [op for op in scales if op.engine is Engine.LANES]
+        bulk = [op for op in ops if isinstance(op, AsyncLoadOp)] + [op for op in scales if op.engine is Engine.BULK]
         if bulk:
             self._guarded("load", 0, not alone, lambda: self._bulk(bulk, cursor), elect=True)
         if lanes:
@@ -42,23 +43,35 @@ class LoadLowering:
             emit()
         self.ir.add(WarpsOp, label=label, first=warp, count=1, elect=elect, body=body.region)
 
-    def _bulk(self, ops: Sequence[AsyncLoadOp], cursor: Value) -> None:
+    def _bulk(self, ops: Sequence[AsyncLoadOp | AsyncLoadScalesOp], cursor: Value) -> None:
         """Wait for a free stage, say how many bytes will land in it, and start the loads."""
         ir, ctx = self.ir, self.ctx
         ir.add(WaitOp, barriers=ctx.empty, cursor=cursor, flip=True)
         total = sum(b.tile_bytes for b in ctx.ring.buffers if b.engine is Engine.BULK)
         ir.add(ExpectOp, barriers=ctx.full, cursor=cursor, transfer_bytes=total)
         for op in ops:
-            buffer = ctx.ring.buffer(op.buffer)
-            rows, row_bytes = _box(buffer)
-            if rows % (8 * op.multicast):
-                raise IRError("a multicast box is split into equal shares of whole swizzle atoms", got=f"{rows} rows "
-                              f"over {op.multicast} CTAs", need=f"a multiple of {8 * op.multicast}")  # fmt: skip
-            columns = extents_of(buffer)[1]
-            tensor_map = ctx.map(op.source, (columns, rows // op.multicast), f"{hw.SWIZZLE_BYTES}B")
             with ir.at(op.origin):
-                ir.add(TmaLoadOp, map=tensor_map, barriers=ctx.full, cursor=cursor, row=op.row, col=op.col,
-                       area=buffer.name, rows=rows, row_bytes=row_bytes, multicast=op.multicast)  # fmt: skip
+                self._load_box(op, cursor) if isinstance(op, AsyncLoadOp) else self._load_scales(op, cursor)
+
+    def _load_box(self, op: AsyncLoadOp, cursor: Value) -> None:
+        ctx, buffer = self.ctx, self.ctx.ring.buffer(op.buffer)
+        rows, row_bytes = _box(buffer)
+        if rows % (8 * op.multicast):
+            raise IRError("a multicast box is split into equal shares of whole swizzle atoms", got=f"{rows} rows "
+                          f"over {op.multicast} CTAs", need=f"a multiple of {8 * op.multicast}")  # fmt: skip
+        columns = extents_of(buffer)[1]
+        tensor_map = ctx.map(op.source, (columns, rows // op.multicast), f"{hw.SWIZZLE_BYTES}B")
+        self.ir.add(TmaLoadOp, map=tensor_map, barriers=ctx.full, cursor=cursor, row=op.row, col=op.col,
+                    area=buffer.name, rows=rows, row_bytes=row_bytes, multicast=op.multicast)  # fmt: skip
+
+    def _load_scales(self, op: AsyncLoadScalesOp, cursor: Value) -> None:
+        ctx, buffer = self.ctx, self.ctx.ring.buffer(op.buffer)
+        count = extents_of(buffer)[0]
+        if op.block[0] != 1:
+            raise IRError("the copy engine loads one scale per row", got=f"blocks of {op.block[0]} rows", need=1)
+        tensor_map = ctx.map(op.source, (count, 1), "none", transposed=True)
+        self.ir.add(TmaLoadScalesOp, map=tensor_map, barriers=ctx.full, cursor=cursor, row=op.row, col=op.col,
+                    area=buffer.name, count=count, block=op.block)  # fmt: skip
 
     def _lanes(self, ops: Sequence[AsyncLoadScalesOp], cursor: Value) -> None:
         """Wait for a free stage, start the copies, and arrive when they have landed."""

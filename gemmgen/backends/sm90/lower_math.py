@@ -9,6 +9,7 @@ from gemmgen.backends.sm90.math_ops import (
     AddPartOp,
     BlockScalesOp,
     ColumnScalesOp,
+    FetchScalesOp,
     GroupSyncOp,
     MeetOp,
     PromoteColumnsOp,
@@ -97,28 +98,35 @@ class MathLowering:
 
     def step(self, ops: Sequence[Op], cursor: Value) -> None:
         """One step of K: wait, then per wave multiply, release after the last product, promote."""
-        kinds = [type(op) for op in ops if not isinstance(op, async_ops.ReadOp)]
+        kinds = [type(op) for op in ops if not isinstance(op, async_ops.ReadOp | async_ops.FetchScalesOp)]
         mma = next((op for op in ops if isinstance(op, MmaOp)), None)
         promote = next((op for op in ops if isinstance(op, PromoteOp)), None)
         steps = [async_ops.WaitOp, MmaOp, *([PromoteOp] if promote else []), async_ops.ReleaseOp]
         if kinds != steps or mma is None or (mma.acc is None) != (promote is not None):
-            raise IRError("a step of K on sm_90a", got=", ".join(kind.NAME for kind in kinds),
-                          need="wait, mma, promote, release", fix="run promotion, and pipelining before it")  # fmt: skip
+            raise IRError(
+                "a step of K on sm_90a",
+                got=", ".join(kind.NAME for kind in kinds),
+                need="wait, mma, promote, release",
+                fix="run promotion, and pipelining before it",
+            )
         ir, ctx = self.ir, self.ctx
         read = {op.result: op.buffer for op in ops if isinstance(op, async_ops.ReadOp)}
         pieces = self.pieces[promote.acc if promote else mma.result if mma.acc is None else mma.acc]
+        waves = len(pieces)
+        fetched = {op.result: self._fetch(op) for op in ops if isinstance(op, async_ops.FetchScalesOp)}
         ir.add(WaitOp, barriers=ctx.full, cursor=cursor, flip=False)
+        # Scales are read before the tensor core starts: afterwards its operand reads keep shared memory busy.
+        scales = self._scales(promote, read, fetched, cursor, waves) if promote else [None] * waves
         for wave, acc in enumerate(pieces):
             part = self.part if promote else acc
             with ir.at(mma.origin):
-                self._multiply(mma, read, cursor, part, (len(pieces), wave))
+                self._multiply(mma, read, cursor, part, (waves, wave))
             with ir.at(promote.origin if promote else mma.origin):
-                scales = self._scales(promote, read, cursor, (len(pieces), wave)) if promote else None
                 ir.add(WgmmaWaitOp, values=[part], pending=0)
-                if wave == len(pieces) - 1:
+                if wave == waves - 1:
                     ir.add(ReleaseOp, barriers=ctx.empty, cursor=cursor, cluster=ctx.ring.cluster)
                 if promote:
-                    self._promote(promote, acc, scales)
+                    self._promote(promote, acc, scales[wave])
         self.pieces[promote.result if promote else mma.result] = pieces
 
     def _multiply(self, mma: MmaOp, read: dict[Value, str], cursor: Value, part: Value, at: tuple[int, int]) -> None:
@@ -129,26 +137,41 @@ class MathLowering:
             accumulate=mma.acc is not None,
         )  # fmt: skip
 
+    def _fetch(self, op: async_ops.FetchScalesOp) -> Value:
+        """Scales of a block, read from global memory while the stage is awaited."""
+        ctx = self.ctx
+        with self.ir.at(op.origin):
+            return self.ir.add(
+                FetchScalesOp, source=ctx.pointer(op.source), row_stride=ctx.stride(op.source, 0),
+                col_stride=ctx.stride(op.source, 1), row=op.row, col=op.col, block=op.block,
+                limit=mem(op.source).shape[0], result=("block_scale", op.result.type),
+            ).result  # fmt: skip
+
     def _scales(
-        self, op: PromoteOp, read: dict[Value, str], cursor: Value, at: tuple[int, int]
-    ) -> tuple[Value, Value] | None:
-        """Load this thread's scales while the tensor core works; None where a sum is promoted as it is."""
+        self, op: PromoteOp, read: dict[Value, str], fetched: dict[Value, Value], cursor: Value, waves: int
+    ) -> Sequence[tuple[Value, Value] | None]:
+        """This thread's (row, column) scales of each wave; None where a sum is promoted as it is."""
         if op.row_scale is None or op.col_scale is None:
-            return None
-        ir, row_area, col_area = self.ir, read[op.row_scale], read[op.col_scale]
-        if op.row_block == 1 and op.col_block > 1:
-            rows = ir.add(RowScalesOp, cursor=cursor, area=row_area, waves=at[0], wave=at[1],
-                          result=("row_scale", frag(F32, 2))).result  # fmt: skip
-            kind = frag(F32, *extents(op.col_scale))
-            return rows, ir.add(BlockScalesOp, cursor=cursor, area=col_area, result=("block_scale", kind)).result
-        if op.row_block > 1 and op.col_block == 1 and extents(op.row_scale) == (1,):
-            block = ir.add(BlockScalesOp, cursor=cursor, area=row_area, result=("block_scale", frag(F32, 1))).result
+            return [None] * waves
+        by_row = op.row_block == 1 and op.col_block > 1
+        by_column = op.row_block > 1 and op.col_block == 1 and extents(op.row_scale) == (1,)
+        if not by_row and not by_column:
+            raise IRError("sm_90a cannot promote with these scale blocks yet",
+                          got=f"{op.row_block} rows, {op.col_block} columns, {op.row_scale.type} scales per tile",
+                          need="one scale per row with blocks of columns, or one block of rows with a scale per column",
+                          fix="choose tile rows that divide the scale block")  # fmt: skip
+        ir, blocks = self.ir, op.col_scale if by_row else op.row_scale
+        with ir.at(op.origin):
+            block = fetched.get(blocks) or ir.add(
+                BlockScalesOp, cursor=cursor, area=read[blocks], result=("block_scale", frag(F32, *extents(blocks)))
+            ).result  # fmt: skip
+            if by_row:
+                rows = [ir.add(RowScalesOp, cursor=cursor, area=read[op.row_scale], waves=waves, wave=wave,
+                               result=("row_scale", frag(F32, 2))).result for wave in range(waves)]  # fmt: skip
+                return [(row, block) for row in rows]
             kind = frag(F32, extents(op.result)[1] // hw.MATRIX_COLS, 2)
-            return block, ir.add(ColumnScalesOp, cursor=cursor, area=col_area, result=("col_scale", kind)).result
-        raise IRError("sm_90a cannot promote with these scale blocks yet",
-                      got=f"{op.row_block} rows, {op.col_block} columns, {op.row_scale.type} scales per tile",
-                      need="one scale per row with blocks of columns, or one block of rows with a scale per column",
-                      fix="choose tile rows that divide the scale block")  # fmt: skip
+            column = ir.add(ColumnScalesOp, cursor=cursor, area=read[op.col_scale], result=("col_scale", kind)).result
+            return [(block, column)] * waves
 
     def _promote(self, op: PromoteOp, acc: Value, scales: tuple[Value, Value] | None) -> None:
         if scales is None:

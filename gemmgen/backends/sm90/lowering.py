@@ -96,10 +96,10 @@ class Context:
     args: dict[str, Value] = field(default_factory=dict)
     maps: list[TensorMap] = field(default_factory=list)
 
-    def map(self, operand: Value, box: tuple[int, ...], swizzle: str) -> Value:
+    def map(self, operand: Value, box: tuple[int, ...], swizzle: str, *, transposed: bool = False) -> Value:
         """The tensor map of ``operand`` with this box (innermost first), made a parameter on first use."""
         name = f"tma_{operand.name}"
-        found = TensorMap(name, operand.name, mem(operand).dtype.name, box, swizzle)
+        found = TensorMap(name, operand.name, mem(operand).dtype.name, box, swizzle, transposed)
         if name not in self.args:
             self.maps.append(found)
         elif found not in self.maps:
@@ -192,7 +192,7 @@ class _Lowering:
 
     def _role(self, role: RoleOp, first: int, registers: int) -> None:
         ir = self.ir
-        bulk_only = all(not isinstance(op, AsyncLoadScalesOp) for op in walk(role.body)) and role.warps == 1
+        bulk_only = not any(_by_lanes(op) for op in walk(role.body)) and role.warps == 1
         with ir.at(role.origin), ir.region() as body:
             if registers:
                 ir.add(SetRegistersOp, count=registers, grow=role.name == "math")
@@ -253,6 +253,10 @@ class _Lowering:
                         self.options.pdl)  # fmt: skip
         attrs = (("launch", launch), ("maps", tuple(ctx.maps)), ("areas", tuple(areas)))
         return Module(module.name, Level.TARGET, module.target, tuple(params), attrs, Region((), self.ir.take()))
+
+
+def _by_lanes(op: Op) -> bool:
+    return isinstance(op, AsyncLoadScalesOp) and op.engine is Engine.LANES
 
 
 def _multiplies(role: RoleOp) -> bool:

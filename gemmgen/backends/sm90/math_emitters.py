@@ -6,9 +6,19 @@ from gemmgen.backends.sm90 import hardware as hw
 from gemmgen.backends.sm90 import math_ops as ops
 from gemmgen.backends.sm90.emitters import TARGET, statement, wgmma_helper
 from gemmgen.backends.sm90.names import dim, offset, stage_address, wave_index, wave_rows
-from gemmgen.emit.emission import Emission, emits, helpers
+from gemmgen.emit.emission import Emission, Helper, emits, helpers
 from gemmgen.ir.core import Module, Value
 from gemmgen.ir.tile_ops import extents
+
+DESCRIPTOR = Helper(
+    "wgmma_descriptor",
+    (
+        ("row_bytes", hw.SWIZZLE_BYTES),
+        ("atom_bytes", hw.SWIZZLE_ATOM_BYTES),
+        ("code", hw.wgmma_swizzle_code(hw.SWIZZLE_BYTES)),
+    ),
+)
+"""The device function that makes shared-memory descriptors of operand tiles."""
 
 
 @emits(ops.ThreadPositionOp, TARGET)
@@ -37,7 +47,8 @@ def _wgmma(op: ops.WgmmaOp, module: Module) -> Emission:
     fields["first"] = "wgmma_add" if op.accumulate else "wgmma_start"
     kinds = dict.fromkeys((fields["first"], "wgmma_add"))
     used = (
-        *helpers("wgmma_sync", "wgmma_descriptor"),
+        *helpers("wgmma_sync"),
+        DESCRIPTOR,
         *(wgmma_helper(kind, columns, op.a_dtype, op.b_dtype) for kind in kinds),
     )
     return Emission("wgmma", fields, used)
@@ -70,6 +81,18 @@ def _block_scales(op: ops.BlockScalesOp, module: Module) -> Emission:
     loads += [f"load_shared({address} + {4 * index})" for index in range(1, extents(op.result)[0])]
     text = f"const float {op.result.name}[] = {{{', '.join(loads)}}};"
     return statement(text, f"one scale per block of {op.area}", "load_shared")
+
+
+@emits(ops.FetchScalesOp, TARGET)
+def _fetch_scales(op: ops.FetchScalesOp, module: Module) -> Emission:
+    first, col = (
+        f"{op.row.name} / {op.block[0]}",
+        f"{op.source.name} + {op.col.name} / {op.block[1]} * {op.col_stride.name}",
+    )
+    indices = [first] + [f"{first} + {index}" for index in range(1, extents(op.result)[0])]
+    loads = [f"load_scale({col}, {index}, {op.row_stride.name}, {dim(op.limit)})" for index in indices]
+    return statement(f"const float {op.result.name}[] = {{{', '.join(loads)}}};",
+                     f"one scale per block of {op.source.name}; arrives while the stage does", "load_scale")  # fmt: skip
 
 
 @emits(ops.PromoteRowsOp, TARGET)

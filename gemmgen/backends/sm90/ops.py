@@ -35,13 +35,17 @@ class Launch:
 @register_record("map")
 @dataclass(frozen=True)
 class TensorMap:
-    """A TMA tensor map parameter: the operand it describes, its box (innermost first, elements) and its swizzle."""
+    """A TMA tensor map parameter: the operand it describes, its box (innermost first, elements) and its swizzle.
+
+    ``transposed``: the operand's columns are contiguous, so its rows are the map's innermost axis.
+    """
 
     arg: str
     operand: str
     dtype: str
     box: tuple[int, ...]
     swizzle: str
+    transposed: bool = False
 
 
 @register_record("area")
@@ -268,6 +272,24 @@ class TmaLoadOp(Sm90Op):
     rows: int = attr()
     row_bytes: int = attr()
     multicast: int = attr(default=1)
+
+
+@register_op
+@dataclass(frozen=True)
+class TmaLoadScalesOp(Sm90Op):
+    """Load the scales of ``count`` rows from ``row`` on, for the block of columns that holds ``col``, into ``area``."""
+
+    NAME: ClassVar[str] = "sm90.tma_load_scales"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_GMEM, Effect.WRITES_SMEM})
+
+    map: Value = operand()
+    barriers: Value = operand()
+    cursor: Value = operand()
+    row: Value = operand()
+    col: Value = operand()
+    area: str = attr()
+    count: int = attr()
+    block: tuple[int, ...] = attr()
 
 
 @register_op

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from gemmgen.backends.sm90 import math_ops as math
+from gemmgen.backends.sm90 import math_ops
 from gemmgen.backends.sm90.ops import (
     AdvanceOp,
     BarriersOp,
@@ -22,15 +22,18 @@ from gemmgen.backends.sm90.ops import (
     SyncOp,
     TileLoopOp,
     TmaLoadOp,
+    TmaLoadScalesOp,
     WaitOp,
     WarpsOp,
 )
-from gemmgen.backends.sm90.sites import Program, Site, area_names, fail
+from gemmgen.backends.sm90.sites import Program, Site, area_names, landing_bytes
 from gemmgen.ir.core import Op, Region, Value
 from gemmgen.ir.rewrite import walk
 from gemmgen.ir.types import BarrierType
+from gemmgen.ir.verifier import fail
 
-READS_STAGE = (math.WgmmaOp, math.RowScalesOp, math.ColumnScalesOp, math.BlockScalesOp)
+"""An FP32 scale."""
+READS_STAGE = (math_ops.WgmmaOp, math_ops.RowScalesOp, math_ops.ColumnScalesOp, math_ops.BlockScalesOp)
 MAX_TRANSFER_BYTES = (1 << 20) - 1
 NAMED_BARRIERS = 16
 
@@ -63,8 +66,8 @@ def _declared_barriers(program: Program) -> dict[Value, BarriersOp]:
         area = program.area(op, op.area)
         stages = value.type.count if isinstance(value.type, BarrierType) else 0
         if (area.stages, area.stage_bytes, area.offset % 8) != (stages, 8, 0):
-            fail(op, f"area '{op.area}' holds {value}", got=f"{area.stages} × {area.stage_bytes} bytes at {area.offset}",
-                 need=f"{stages} × 8 bytes, aligned to 8")  # fmt: skip
+            got = f"{area.stages} × {area.stage_bytes} bytes at {area.offset}"
+            fail(op, f"area '{op.area}' holds {value}", got=got, need=f"{stages} × 8 bytes, aligned to 8")
         if initialised[value] != 1:
             fail(op, f"{value} is initialised once", got=initialised[value], need=1)
     for site in program.sites:
@@ -84,17 +87,25 @@ def _check_start_and_end(program: Program) -> None:
     syncs = [index for index, op in enumerate(ops) if isinstance(op, SyncOp) and op.scope == scope]
     for index in inits:
         if not any(index < sync < first for sync in syncs):
-            fail(ops[index], "barriers are used after all threads have met", got="no sync before the roles",
-                 need=f"{SyncOp.NAME} of scope {scope}")  # fmt: skip
+            fail(
+                ops[index],
+                "barriers are used after all threads have met",
+                got="no sync before the roles",
+                need=f"{SyncOp.NAME} of scope {scope}",
+            )
     if scope == "cluster" and not any(sync > first for sync in syncs):
-        fail(ops[-1], "a CTA's shared memory lives until its cluster is done", got="no sync at the end",
-             need=f"{SyncOp.NAME} of scope cluster")  # fmt: skip
+        fail(
+            ops[-1],
+            "a CTA's shared memory lives until its cluster is done",
+            got="no sync at the end",
+            need=f"{SyncOp.NAME} of scope cluster",
+        )
 
 
 def _check_arrivals(program: Program, declared: BarriersOp) -> None:
     """A phase ends after exactly the arrivals that happen in a step, and the bytes that land in this CTA's stage."""
     value, arrivals = declared.result, 0
-    for site, op in program.all(ExpectOp, CopyArriveOp, ReleaseOp, math.MeetOp):
+    for site, op in program.all(ExpectOp, CopyArriveOp, ReleaseOp, math_ops.MeetOp):
         if op.barriers != value:
             continue
         if isinstance(op, ExpectOp | CopyArriveOp):
@@ -111,14 +122,18 @@ def _check_arrivals(program: Program, declared: BarriersOp) -> None:
             need=f"{arrivals}, which the ops add up to",
         )
     expects = [op for _, op in program.all(ExpectOp) if op.barriers == value]
-    loads = [op for _, op in program.all(TmaLoadOp) if op.barriers == value]
-    landing = sum(op.rows * op.row_bytes for op in loads)
+    loads = [op for _, op in program.all(TmaLoadOp, TmaLoadScalesOp) if op.barriers == value]
+    landing = sum(landing_bytes(op) for op in loads)
     if loads and len(expects) != 1:
         fail(loads[0], f"bytes that arrive at {value} are expected once", got=f"{len(expects)} sm90.expect", need=1)
     for op in expects:
         if op.transfer_bytes != landing or landing > MAX_TRANSFER_BYTES:
-            fail(op, f"bytes expected at {value} in a phase", got=op.transfer_bytes,
-                 need=f"{landing}, which the loads deliver, below 1 MiB")  # fmt: skip
+            fail(
+                op,
+                f"bytes expected at {value} in a phase",
+                got=op.transfer_bytes,
+                need=f"{landing}, which the loads deliver, below 1 MiB",
+            )
     shared = max((op.multicast for _, op in program.all(TmaLoadOp)), default=1)
     for _, op in program.all(ReleaseOp):
         if op.barriers == value and op.cluster != shared:
@@ -129,9 +144,9 @@ def _filled_by(program: Program) -> dict[str, Value]:
     """The barrier that says that an area's stage is loaded."""
     filled: dict[str, Value] = {}
     open_areas: dict[int, list[CopyScalesOp]] = {}
-    for site, op in program.all(TmaLoadOp, CopyScalesOp, CopyArriveOp):
+    for site, op in program.all(TmaLoadOp, TmaLoadScalesOp, CopyScalesOp, CopyArriveOp):
         copies = open_areas.setdefault(site.first, [])
-        if isinstance(op, TmaLoadOp):
+        if isinstance(op, TmaLoadOp | TmaLoadScalesOp):
             filled[op.area] = op.barriers
         elif isinstance(op, CopyScalesOp):
             copies.append(op)
@@ -181,8 +196,12 @@ def _check_cursors(program: Program, loop: KLoopOp) -> None:
             fail(op, f"{cursor} stays where it is", got=f"no {AdvanceOp.NAME} in the step", need=1)
         for name in (*area_names(op), *_barrier_areas(program, op)):
             if program.area(op, name).stages != moved[cursor].stages:
-                fail(moved[cursor], f"{cursor} moves through area '{name}'", got=f"{moved[cursor].stages} stages",
-                     need=program.area(op, name).stages)  # fmt: skip
+                fail(
+                    moved[cursor],
+                    f"{cursor} moves through area '{name}'",
+                    got=f"{moved[cursor].stages} stages",
+                    need=program.area(op, name).stages,
+                )
 
 
 def _barrier_areas(program: Program, op: Op) -> tuple[str, ...]:
@@ -215,10 +234,10 @@ class _Step:
                 expected.add(op.barriers)
             elif isinstance(op, READS_STAGE):
                 self._check_read(op, waited)
-            elif isinstance(op, TmaLoadOp | CopyScalesOp):
+            elif isinstance(op, TmaLoadOp | TmaLoadScalesOp | CopyScalesOp):
                 if not any(flip for _, flip in waited):
                     fail(op, "a load needs a free stage", got="no wait before it", need=f"{WaitOp.NAME} with flip")
-                if isinstance(op, TmaLoadOp) and op.barriers not in expected:
+                if isinstance(op, TmaLoadOp | TmaLoadScalesOp) and op.barriers not in expected:
                     fail(op, "bytes are expected before they are sent", got="no expect before it", need=ExpectOp.NAME)
             elif isinstance(op, ReleaseOp):
                 self._release(op, waited)
@@ -230,7 +249,7 @@ class _Step:
                 op,
                 f"{value} belongs to the tensor core until a wait",
                 got="the end of the step",
-                need=math.WgmmaWaitOp.NAME,
+                need=math_ops.WgmmaWaitOp.NAME,
             )
         if self.waits != self.releases:
             fail(
@@ -239,15 +258,19 @@ class _Step:
 
     def _check_pending(self, op: Op) -> None:
         """No thread touches registers that a wgmma under way reads or writes."""
-        if isinstance(op, math.WgmmaWaitOp):
+        if isinstance(op, math_ops.WgmmaWaitOp):
             if op.pending == 0:
                 self.pending.clear()
             return
         for value in op.all_operands:
-            if value in self.pending and not (isinstance(op, math.WgmmaOp) and op.accumulate):
-                fail(op, f"{value} belongs to the tensor core until a wait", got=f"{op.NAME} before it",
-                     need=math.WgmmaWaitOp.NAME)  # fmt: skip
-        if isinstance(op, math.WgmmaOp):
+            if value in self.pending and not (isinstance(op, math_ops.WgmmaOp) and op.accumulate):
+                fail(
+                    op,
+                    f"{value} belongs to the tensor core until a wait",
+                    got=f"{op.NAME} before it",
+                    need=math_ops.WgmmaWaitOp.NAME,
+                )
+        if isinstance(op, math_ops.WgmmaOp):
             self.pending[op.part] = op
 
     def _check_read(self, op: Op, waited: frozenset[tuple[Value, bool]]) -> None:
@@ -256,8 +279,12 @@ class _Step:
             if barriers is None:
                 fail(op, f"nobody loads area '{name}'", got=name, need=", ".join(self.filled_by))
             if (barriers, False) not in waited:
-                fail(op, f"area '{name}' is read before its stage is loaded", got="no wait before it",
-                     need=f"{WaitOp.NAME} for {barriers}")  # fmt: skip
+                fail(
+                    op,
+                    f"area '{name}' is read before its stage is loaded",
+                    got="no wait before it",
+                    need=f"{WaitOp.NAME} for {barriers}",
+                )
         if self.releases:
             fail(op, "a stage is not read after its release", got=f"{op.NAME} after {ReleaseOp.NAME}")
 
@@ -265,61 +292,71 @@ class _Step:
         if all(flip for _, flip in waited):
             fail(op, "a stage is released by those who waited for it", got="no wait before it", need=WaitOp.NAME)
         if self.pending:
-            fail(op, "a stage is released while a wgmma reads it", got=f"{len(self.pending)} under way",
-                 need=math.WgmmaWaitOp.NAME)  # fmt: skip
+            fail(
+                op,
+                "a stage is released while a wgmma reads it",
+                got=f"{len(self.pending)} under way",
+                need=math_ops.WgmmaWaitOp.NAME,
+            )
         self.releases += 1
 
 
 def _check_epilogue(program: Program, site: Site, loop: TileLoopOp) -> None:
-    """A tile leaves through shared memory that is free, published before it is read, and drained before the CTA ends."""
+    """A tile leaves through shared memory that is free, is published before it is read, and drained at the end."""
     state = "busy"
     written = met = stored = False
     for op in loop.body.ops:
         match op:
-            case math.StagingWaitOp():
+            case math_ops.StagingWaitOp():
                 state = "free"
-            case math.StoreRowsOp() | math.StoreColumnsOp():
+            case math_ops.StoreRowsOp() | math_ops.StoreColumnsOp():
                 _need(
                     op,
                     state == "free",
                     "a staging tile is written when its last stores have read it",
-                    math.StagingWaitOp,
+                    math_ops.StagingWaitOp,
                 )
-            case math.StagingPublishOp():
+            case math_ops.StagingPublishOp():
                 state = "published"
-            case math.TmaStoreOp():
-                _need(op, state == "published", "the copy engine sees what was published", math.StagingPublishOp)
+            case math_ops.TmaStoreOp():
+                _need(op, state == "published", "the copy engine sees what was published", math_ops.StagingPublishOp)
                 stored = True
-            case math.StoreCommitOp():
+            case math_ops.StoreCommitOp():
                 state, stored = "busy", False
-            case math.GroupSyncOp():
+            case math_ops.GroupSyncOp():
                 _check_named_barrier(program, site, op)
                 state = "written" if written else "together"
-            case math.WritePartialOp():
+            case math_ops.WritePartialOp():
                 _need(
                     op,
                     state == "together",
                     "partial sums go over stages that all warps are done with",
-                    math.GroupSyncOp,
+                    math_ops.GroupSyncOp,
                 )
                 written = True
-            case math.MeetOp():
-                _need(op, state == "written", "partial sums are announced when all are written", math.GroupSyncOp)
+            case math_ops.MeetOp():
+                _need(op, state == "written", "partial sums are announced when all are written", math_ops.GroupSyncOp)
                 if program.launch.persistent:
                     fail(op, "CTAs meet once, in phase 0", got="a persistent launch", need="persistent=false")
                 met = True
-            case math.ReduceStoreOp():
-                _need(op, met, "partial sums are read when all CTAs have met", math.MeetOp)
+            case math_ops.ReduceStoreOp():
+                _need(op, met, "partial sums are read when all CTAs have met", math_ops.MeetOp)
     if stored:
-        fail(loop, "stores of a tile are one group", got="no commit after them", need=math.StoreCommitOp.NAME)
-    stores = any(isinstance(op, math.TmaStoreOp) for op in loop.body.ops)
+        fail(loop, "stores of a tile are one group", got="no commit after them", need=math_ops.StoreCommitOp.NAME)
+    stores = any(isinstance(op, math_ops.TmaStoreOp) for op in loop.body.ops)
     role = site.role.body.ops if site.role is not None else ()
-    if stores and not any(isinstance(op, math.StoreDrainOp) for op in role[role.index(loop) if loop in role else 0 :]):
-        fail(loop, "shared memory lives until all stores are done", got="no drain behind the tiles",
-             need=math.StoreDrainOp.NAME)  # fmt: skip
+    if stores and not any(
+        isinstance(op, math_ops.StoreDrainOp) for op in role[role.index(loop) if loop in role else 0 :]
+    ):
+        fail(
+            loop,
+            "shared memory lives until all stores are done",
+            got="no drain behind the tiles",
+            need=math_ops.StoreDrainOp.NAME,
+        )
 
 
-def _check_named_barrier(program: Program, site: Site, op: math.GroupSyncOp) -> None:
+def _check_named_barrier(program: Program, site: Site, op: math_ops.GroupSyncOp) -> None:
     """Ids up to the number of warpgroups belong to the warpgroups themselves, 0 to the CTA."""
     if op.threads != site.threads:
         fail(op, "all threads of the role meet", got=op.threads, need=site.threads)

@@ -25,18 +25,16 @@ from gemmgen.backends.sm90.ops import (
     TensorMap,
     TileLoopOp,
     TmaLoadOp,
+    TmaLoadScalesOp,
 )
 from gemmgen.backends.sm90.order_rules import check_order
-from gemmgen.backends.sm90.sites import Program, Site, area_names, fail
+from gemmgen.backends.sm90.sites import Program, Site, area_names, landing_bytes
 from gemmgen.errors import IRError, ScheduleError
 from gemmgen.ir.core import Level, Module, Op
 from gemmgen.ir.rewrite import walk
 from gemmgen.ir.tile_ops import extents
 from gemmgen.ir.types import MAP, SCALAR_BITS
-from gemmgen.ir.verifier import module_rule
-
-MAX_BOX = 256
-"""Elements of a tensor map's box along each axis."""
+from gemmgen.ir.verifier import fail, module_rule
 
 
 @module_rule(Level.TARGET)
@@ -53,12 +51,14 @@ def check_sm90_module(module: Module) -> None:
     _check_areas(program)
     for site, op in program.all(TmaLoadOp):
         _check_tma_load(program, site, op)
+    for site, op in program.all(TmaLoadScalesOp):
+        _check_tma_load_scales(program, site, op)
     for site, op in program.all(TmaStoreOp):
         _check_tma_store(program, site, op)
     for site, op in program.all(WgmmaOp):
         _check_wgmma(program, site, op)
     for _, op in program.all(CopyScalesOp):
-        _check_fits(program, op, op.area, 4 * op.count)
+        _check_fits(program, op, op.area, hw.SCALE_BYTES * op.count)
     for _, op in program.all(ReduceStoreOp):
         _check_fits(program, op, op.area, 4 * op.tile[0] * op.pitch)
     _check_registers(program)
@@ -69,12 +69,20 @@ def _check_launch(program: Program) -> None:
     """The launch is one that the GPU accepts, and every loop over tiles assumes the same one."""
     launch, record = program.launch, capability(program.module.target)
     limits = (
-        ("threads per CTA", launch.threads, launch.threads % 32 == 0 and 32 <= launch.threads <= hw.MAX_THREADS,
-         f"a multiple of 32 up to {hw.MAX_THREADS}"),
-        ("bytes of shared memory", launch.smem_bytes, 0 <= launch.smem_bytes <= record.smem_per_cta,
-         f"at most {record.smem_per_cta}"),
+        (
+            "threads per CTA",
+            launch.threads,
+            launch.threads % 32 == 0 and 32 <= launch.threads <= hw.MAX_THREADS,
+            f"a multiple of 32 up to {hw.MAX_THREADS}",
+        ),
+        (
+            "bytes of shared memory",
+            launch.smem_bytes,
+            0 <= launch.smem_bytes <= record.smem_per_cta,
+            f"at most {record.smem_per_cta}",
+        ),
         ("CTAs per cluster", launch.cluster, 1 <= launch.cluster <= record.max_cluster, f"1 to {record.max_cluster}"),
-    )  # fmt: skip
+    )
     for what, got, legal, need in limits:
         if not legal:
             raise IRError(f"launch: {what}", where=f"module @{program.module.name}", got=got, need=need)
@@ -82,8 +90,12 @@ def _check_launch(program: Program) -> None:
         ctas = prod(op.cluster) * op.split
         found = (tuple(extent * count for extent, count in zip(op.tile, op.cluster, strict=False)), ctas, ctas)
         if found != (launch.tile, launch.ctas_per_tile, launch.cluster):
-            fail(op, "loop and launch disagree about a scheduler tile and its CTAs", got=_scheduler_text(*found),
-                 need=_scheduler_text(launch.tile, launch.ctas_per_tile, launch.cluster))  # fmt: skip
+            fail(
+                op,
+                "loop and launch disagree about a scheduler tile and its CTAs",
+                got=_scheduler_text(*found),
+                need=_scheduler_text(launch.tile, launch.ctas_per_tile, launch.cluster),
+            )
 
 
 def _scheduler_text(tile: tuple[int, ...], ctas: int, cluster: int) -> str:
@@ -94,7 +106,7 @@ def _check_areas(program: Program) -> None:
     """Areas lie inside of shared memory and apart; partial sums may lie over the stages that loads fill."""
     module = program.module
     over = {op.area for _, op in program.all(WritePartialOp)}
-    under = {op.area for _, op in program.all(TmaLoadOp, CopyScalesOp)}
+    under = {op.area for _, op in program.all(TmaLoadOp, TmaLoadScalesOp, CopyScalesOp)}
     for site in program.sites:
         for name in area_names(site.op):
             program.area(site.op, name)
@@ -102,14 +114,21 @@ def _check_areas(program: Program) -> None:
     for index, area in enumerate(placed):
         end = area.offset + area.stages * area.stage_bytes
         if area.offset < 0 or end > program.launch.smem_bytes or area.stages < 1:
-            raise IRError(f"area '{area.name}' lies outside of shared memory", where=f"module @{module.name}",
-                          got=f"bytes {area.offset} to {end}", need=f"0 to {program.launch.smem_bytes}")  # fmt: skip
+            raise IRError(
+                f"area '{area.name}' lies outside of shared memory",
+                where=f"module @{module.name}",
+                got=f"bytes {area.offset} to {end}",
+                need=f"0 to {program.launch.smem_bytes}",
+            )
         for other in placed[:index]:
             pair = {area.name, other.name}
             other_end = other.offset + other.stages * other.stage_bytes
             if area.offset < other_end and other.offset < end and not (pair & over and pair - over <= under):
-                raise IRError(f"areas '{other.name}' and '{area.name}' overlap", where=f"module @{module.name}",
-                              got=f"bytes {area.offset} to {end} and {other.offset} to {other_end}")  # fmt: skip
+                raise IRError(
+                    f"areas '{other.name}' and '{area.name}' overlap",
+                    where=f"module @{module.name}",
+                    got=f"bytes {area.offset} to {end} and {other.offset} to {other_end}",
+                )
 
 
 def _check_fits(program: Program, op: Op, name: str, need_bytes: int) -> None:
@@ -121,62 +140,97 @@ def _check_fits(program: Program, op: Op, name: str, need_bytes: int) -> None:
         )
 
 
-def _map_of(program: Program, op: TmaLoadOp | TmaStoreOp) -> TensorMap:
-    """The tensor map of a copy, whose box is one that TMA takes and as wide as its swizzle at most."""
+def _map_of(program: Program, op: TmaLoadOp | TmaLoadScalesOp | TmaStoreOp) -> tuple[TensorMap, int]:
+    """The tensor map of a copy, whose box is one that TMA takes, and the bytes of one of the box's rows."""
     found = program.maps.get(op.map.name)
     if found is None or op.map.type != MAP:
         fail(
             op, f"{op.map} is not a tensor map of the launch", got=op.map.type, need=", ".join(program.maps) or "a map"
         )
-    if not all(1 <= extent <= MAX_BOX for extent in found.box) or len(found.box) != 2:
-        fail(op, "the box of a tensor map", got=list(found.box), need=f"two extents of 1 to {MAX_BOX} elements")
-    inner = found.box[0] * SCALAR_BITS[found.dtype] // 8
-    if found.swizzle != f"{inner}B" or inner not in (32, 64, 128):
+    if not all(1 <= extent <= hw.MAX_BOX for extent in found.box) or len(found.box) != 2:
+        fail(op, "the box of a tensor map", got=list(found.box), need=f"two extents of 1 to {hw.MAX_BOX} elements")
+    inner = found.box[0] * SCALAR_BITS.get(found.dtype, 0) // 8
+    if found.swizzle == "none":
+        if inner % hw.BULK_GRANULE_BYTES or not inner:
+            fail(op, "bytes of a box row", got=inner, need=f"a multiple of {hw.BULK_GRANULE_BYTES}")
+    elif found.swizzle != f"{inner}B" or inner not in (32, 64, 128):
         fail(
             op, "a box row is one swizzle span", got=f"{inner} bytes with swizzle {found.swizzle}", need="32, 64 or 128"
         )
-    return found
+    return found, inner
 
 
 def _check_tma_load(program: Program, site: Site, op: TmaLoadOp) -> None:
     """One thread loads whole swizzle atoms; the shares of the cluster make up the stage."""
-    tensor_map, area = _map_of(program, op), program.area(op, op.area)
-    if not site.elect:
-        fail(op, "one thread starts a bulk load", got=f"{site.threads} threads", need="sm90.warps with elect")
+    (tensor_map, inner), area = _map_of(program, op), program.area(op, op.area)
+    _need_one_thread(site, op)
     if op.multicast not in (1, program.launch.cluster):
         fail(op, "a box is shared by the whole cluster", got=op.multicast, need=f"1 or {program.launch.cluster}")
     rows, rest = divmod(op.rows, op.multicast)
-    box = (op.row_bytes * 8 // SCALAR_BITS[tensor_map.dtype], rows)
-    if rest or tensor_map.box != box:
-        fail(op, "a load and its tensor map", got=f"a box of {list(tensor_map.box)}",
-             need=f"{list(box)}: {op.rows} rows of {op.row_bytes} bytes over {op.multicast} CTAs")  # fmt: skip
-    loaded = op.rows * op.row_bytes
+    if rest or inner != op.row_bytes or tensor_map.box[1] != rows or tensor_map.swizzle != f"{hw.SWIZZLE_BYTES}B":
+        fail(
+            op,
+            "a load and its tensor map",
+            got=f"a box of {tensor_map.box[1]} rows of {inner} bytes, swizzle {tensor_map.swizzle}",
+            need=f"{op.rows} rows of {op.row_bytes} bytes over {op.multicast} CTAs, swizzle {hw.SWIZZLE_BYTES}B",
+        )
+    loaded = landing_bytes(op)
     if loaded != area.stage_bytes:
         fail(op, f"a load fills a stage of area '{op.area}'", got=f"{loaded} bytes", need=area.stage_bytes)
     for what, value in (("offset", area.offset), ("share", rows * op.row_bytes)):
         if value % hw.SWIZZLE_ATOM_BYTES:
-            fail(op, f"swizzled areas consist of whole atoms: the {what} of '{op.area}'", got=value,
-                 need=f"a multiple of {hw.SWIZZLE_ATOM_BYTES}")  # fmt: skip
+            fail(
+                op,
+                f"swizzled areas consist of whole atoms: the {what} of '{op.area}'",
+                got=value,
+                need=f"a multiple of {hw.SWIZZLE_ATOM_BYTES}",
+            )
+
+
+def _check_tma_load_scales(program: Program, site: Site, op: TmaLoadScalesOp) -> None:
+    """One thread loads a row of scales, one per row of the operand, from a map whose innermost axis they are."""
+    (tensor_map, inner), area = _map_of(program, op), program.area(op, op.area)
+    _need_one_thread(site, op)
+    if tensor_map.box != (op.count, 1) or inner != landing_bytes(op) or not tensor_map.transposed:
+        fail(
+            op, "a load and its tensor map", got=f"a box of {list(tensor_map.box)}", need=f"[{op.count}, 1], transposed"
+        )
+    _check_fits(program, op, op.area, landing_bytes(op))
+    if area.offset % hw.BULK_ALIGN_BYTES or area.stage_bytes % hw.BULK_ALIGN_BYTES:
+        got = f"offset {area.offset}, {area.stage_bytes} bytes"
+        fail(op, f"area '{op.area}' is filled by TMA", got=got, need=f"multiples of {hw.BULK_ALIGN_BYTES}")
+
+
+def _need_one_thread(site: Site, op: Op) -> None:
+    if not site.elect:
+        fail(op, "one thread starts a bulk load", got=f"{site.threads} threads", need="sm90.warps with elect")
 
 
 def _check_tma_store(program: Program, site: Site, op: TmaStoreOp) -> None:
     """The warpgroups' boxes make up the staging tile, swizzled as the fragments were written."""
-    tensor_map, area = _map_of(program, op), program.area(op, op.area)
+    (tensor_map, row_bytes), area = _map_of(program, op), program.area(op, op.area)
     if tuple(reversed(op.box)) != tensor_map.box:
         fail(op, "a store and its tensor map", got=f"a box of {list(tensor_map.box)}", need=list(reversed(op.box)))
-    row_bytes = tensor_map.box[0] * SCALAR_BITS[tensor_map.dtype] // 8
     box_bytes = tensor_map.box[1] * row_bytes
     total = site.groups * op.waves * op.slabs * box_bytes
     if total != area.stage_bytes:
         fail(op, f"stores empty area '{op.area}'", got=f"{total} bytes", need=area.stage_bytes)
     if area.offset % hw.SWIZZLE_ATOM_BYTES or box_bytes % (8 * row_bytes):
-        fail(op, "boxes start at swizzle atoms", got=f"offset {area.offset}, boxes of {box_bytes} bytes",
-             need=f"multiples of {hw.SWIZZLE_ATOM_BYTES} and {8 * row_bytes}")  # fmt: skip
+        fail(
+            op,
+            "boxes start at swizzle atoms",
+            got=f"offset {area.offset}, boxes of {box_bytes} bytes",
+            need=f"multiples of {hw.SWIZZLE_ATOM_BYTES} and {8 * row_bytes}",
+        )
     for _, written in program.all(StoreRowsOp, StoreColumnsOp):
         width = written.slab if isinstance(written, StoreRowsOp) else hw.WGMMA_ROWS
         if written.area == op.area and width != tensor_map.box[0]:
-            fail(written, "fragments are written as they are stored", got=f"slabs of {width} columns",
-                 need=tensor_map.box[0])  # fmt: skip
+            fail(
+                written,
+                "fragments are written as they are stored",
+                got=f"slabs of {width} columns",
+                need=tensor_map.box[0],
+            )
 
 
 def _check_wgmma(program: Program, site: Site, op: WgmmaOp) -> None:
@@ -185,18 +239,30 @@ def _check_wgmma(program: Program, site: Site, op: WgmmaOp) -> None:
     if rows != hw.WGMMA_ROWS or columns % 8 or not 8 <= columns <= 256:
         fail(op, "shape of a wgmma", got=op.part.type, need="64 rows, 8 to 256 columns in steps of 8")
     if op.steps * hw.MMA_K_BYTES != op.row_bytes or op.row_bytes != hw.SWIZZLE_BYTES:
-        fail(op, "steps of a wgmma cover one swizzle span", got=f"{op.steps} of {hw.MMA_K_BYTES} bytes in rows of "
-             f"{op.row_bytes}", need=hw.SWIZZLE_BYTES)  # fmt: skip
+        fail(
+            op,
+            "steps of a wgmma cover one swizzle span",
+            got=f"{op.steps} of {hw.MMA_K_BYTES} bytes in rows of {op.row_bytes}",
+            need=hw.SWIZZLE_BYTES,
+        )
     if site.first != 0:
         fail(op, "fragments are numbered from the first warpgroup", got=f"warp {site.first}", need="warp 0")
     for name, count in ((op.a, site.groups * op.waves * rows), (op.b, columns)):
         area = program.area(op, name)
         if area.offset % hw.SWIZZLE_ATOM_BYTES or area.stage_bytes % hw.SWIZZLE_ATOM_BYTES:
-            fail(op, f"wgmma reads swizzle atoms: area '{name}'", got=f"offset {area.offset}, {area.stage_bytes} bytes",
-                 need=f"multiples of {hw.SWIZZLE_ATOM_BYTES}")  # fmt: skip
+            fail(
+                op,
+                f"wgmma reads swizzle atoms: area '{name}'",
+                got=f"offset {area.offset}, {area.stage_bytes} bytes",
+                need=f"multiples of {hw.SWIZZLE_ATOM_BYTES}",
+            )
         if count * op.row_bytes != area.stage_bytes:
-            fail(op, f"wgmma reads all of area '{name}'", got=f"{count} rows of {op.row_bytes} bytes",
-                 need=f"{area.stage_bytes} bytes")  # fmt: skip
+            fail(
+                op,
+                f"wgmma reads all of area '{name}'",
+                got=f"{count} rows of {op.row_bytes} bytes",
+                need=f"{area.stage_bytes} bytes",
+            )
 
 
 def _check_registers(program: Program) -> None:
@@ -213,8 +279,12 @@ def _check_registers(program: Program) -> None:
             counts[group] = op.count
     last = found[-1][1]
     if len(counts) * hw.GROUP_THREADS != launch.threads:
-        fail(last, "every warpgroup sets its registers, or none", got=f"{len(counts)} warpgroups of {launch.threads} "
-             "threads", need=f"{launch.threads / hw.GROUP_THREADS:g}")  # fmt: skip
+        fail(
+            last,
+            "every warpgroup sets its registers, or none",
+            got=f"{len(counts)} warpgroups of {launch.threads} threads",
+            need=f"{launch.threads / hw.GROUP_THREADS:g}",
+        )
     try:
         hw.check_setmaxnreg(list(counts.values()), launch.threads)
     except ScheduleError as error:
@@ -222,5 +292,9 @@ def _check_registers(program: Program) -> None:
     given = hw.launch_registers(launch.threads)
     for _, op in found:
         if (op.grow and op.count < given) or (not op.grow and op.count > given):
-            fail(op, f"registers {'grow' if op.grow else 'shrink'} from what the launch gives", got=op.count,
-                 need=f"{'at least' if op.grow else 'at most'} {given}")  # fmt: skip
+            fail(
+                op,
+                f"registers {'grow' if op.grow else 'shrink'} from what the launch gives",
+                got=op.count,
+                need=f"{'at least' if op.grow else 'at most'} {given}",
+            )

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 from gemmgen.backends.sm90 import hardware as hw
 from gemmgen.backends.sm90.math_ops import WgmmaOp
-from gemmgen.backends.sm90.ops import Area, KLoopOp, Launch, TensorMap, TileLoopOp, WarpsOp
+from gemmgen.backends.sm90.ops import (
+    Area,
+    KLoopOp,
+    Launch,
+    TensorMap,
+    TileLoopOp,
+    TmaLoadOp,
+    TmaLoadScalesOp,
+    WarpsOp,
+)
 from gemmgen.errors import IRError
 from gemmgen.ir.core import Module, Op, Region
+from gemmgen.ir.verifier import fail
 
 OpT = TypeVar("OpT", bound=Op)
 RecordT = TypeVar("RecordT")
@@ -69,8 +79,11 @@ class Program:
         areas, maps = _records(module, "areas", Area), _records(module, "maps", TensorMap)
         program = cls(module, launch, {a.name: a for a in areas}, {m.arg: m for m in maps})
         if len(program.areas) != len(areas) or len(program.maps) != len(maps):
-            raise IRError("names of areas and maps are unique", where=f"module @{module.name}",
-                          got=", ".join([a.name for a in areas] + [m.arg for m in maps]))  # fmt: skip
+            raise IRError(
+                "names of areas and maps are unique",
+                where=f"module @{module.name}",
+                got=", ".join([a.name for a in areas] + [m.arg for m in maps]),
+            )
         program._visit(module.body, Site(Op(), 0, launch.threads // hw.WARP_THREADS))
         return program
 
@@ -94,8 +107,12 @@ class Program:
             self.sites.append(site)
             if isinstance(op, WarpsOp):
                 if op.first < around.first or op.first + op.count > around.first + around.warps or op.count < 1:
-                    fail(op, f"warps of '{op.label}'", got=f"{op.first} to {op.first + op.count - 1}",
-                         need=f"within {around.first} to {around.first + around.warps - 1}")  # fmt: skip
+                    fail(
+                        op,
+                        f"warps of '{op.label}'",
+                        got=f"{op.first} to {op.first + op.count - 1}",
+                        need=f"within {around.first} to {around.first + around.warps - 1}",
+                    )
                 inside = replace(
                     site, first=op.first, warps=op.count, elect=site.elect or op.elect, role=site.role or op
                 )
@@ -107,17 +124,17 @@ class Program:
                 self._visit(inner, inside)
 
 
+def landing_bytes(op: TmaLoadOp | TmaLoadScalesOp) -> int:
+    """Bytes that arrive in this CTA's stage for a load that every CTA of the cluster runs."""
+    return op.rows * op.row_bytes if isinstance(op, TmaLoadOp) else op.count * hw.SCALE_BYTES
+
+
 def area_names(op: Op) -> tuple[str, ...]:
     """The areas of shared memory that an op names."""
     if isinstance(op, WgmmaOp):
         return (op.a, op.b)
     name = getattr(op, "area", None)
     return () if name is None else (name,)
-
-
-def fail(op: Op, what: str, *, got: object = None, need: object = None) -> NoReturn:
-    """Raise IRError about ``op``."""
-    raise IRError(what, where=f"{op.NAME} ({op.origin})", got=got, need=need)
 
 
 def _records(module: Module, name: str, kind: type[RecordT]) -> tuple[RecordT, ...]:

@@ -13,7 +13,6 @@ from gemmgen.emulator.machine.clocks import SyncClock
 from gemmgen.emulator.machine.mbarrier import MBarrier
 from gemmgen.emulator.machine.memory import RANK_SHIFT, SHARED_RESERVED, SharedMemory
 from gemmgen.emulator.machine.registers import RegisterFile
-from gemmgen.emulator.machine.tmem import Pipeline, TensorMemory, TmemPort
 from gemmgen.emulator.machine.unit import WARP, Fragment, Unit, Warp
 from gemmgen.emulator.machine.wgmma_state import WgmmaState
 from gemmgen.emulator.report import Kind
@@ -162,9 +161,6 @@ class Cta:
         self.registers_of = dict.fromkeys(range(count), machine.launch_registers)
         self.register_pool = 0
         self.wgmma_states = {warp.index: WgmmaState() for warp in self.warps}
-        self.tmem: TensorMemory | None = None
-        self.pipelines: dict[int, Pipeline] = {}
-        self.tmem_ports: dict[int, TmemPort] = {}
         self.bulk_groups: dict[tuple[int, int], BulkGroups] = {}
         self.copy_groups: dict[int, Any] = {}
         self.cluster_tokens: dict[int, Generation] = {}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gemmgen.emulator.machine.clocks import Clock, Clocks, SyncClock
+from gemmgen.emulator.machine.clocks import Clocks, SyncClock
 from gemmgen.emulator.machine.cta import Cluster, Cta
 from gemmgen.emulator.machine.deadlock import report_deadlock, report_livelock
 from gemmgen.emulator.machine.layout import SymbolLayout
@@ -20,6 +20,7 @@ from gemmgen.emulator.report import Kind, LaunchAborted, Recorder, Report
 
 if TYPE_CHECKING:
     from gemmgen.emulator.ops.builder import CompiledBlock
+    from gemmgen.emulator.ptx.operands import Reg
 
 Step = Callable[[Unit], Any]
 IDLE_RUNS_BEFORE_LIVELOCK = 4000
@@ -74,12 +75,12 @@ class Machine:
         self.cluster_size = int(np.prod(self.cluster))
         self.launch_registers = self._launch_registers()
         self.blocks: list[CompiledBlock] = []
+        self.maybe_undefined: dict[int, tuple[Reg, ...]] = {}
         self.operations: list[AsyncOperation] = []
         self.resident: list[Cluster] = []
         self.progress = 0
         self.sync_objects: dict[tuple[str, int], SyncClock] = {}
         self.acquired_maps: dict[tuple[int, int], int] = {}
-        self.tensor_fences: dict[int, Clock] = {}
         self.counters: dict[str, int] = {}
         self._waiting_clusters = self._cluster_origins()
         self._next_cluster = 0

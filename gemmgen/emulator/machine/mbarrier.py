@@ -26,6 +26,7 @@ class MBarrier:
         phase: number of completed phases.
         agent: the agent of the transactions it tracks; their epoch is the phase number plus 1.
         init_agent, init_epoch, init_pc: who initialised it.
+        gave_up: (warp, phase) pairs whose try_wait has returned false early.
         in_flight: transfers on their way that will count here.
         issued_epoch, issued_pc: the last transfer issued.
     """
@@ -44,6 +45,7 @@ class MBarrier:
         self.expected_bytes = 0
         self.arriving = SyncClock()
         self.completed = SyncClock()
+        self.gave_up: set[tuple[int, int]] = set()
         self.in_flight = 0
         self.issued_epoch = 0
         self.issued_pc = -1
@@ -105,6 +107,7 @@ class MBarrier:
         self.pending = self.count
         self.arrivals = []
         self.expected_bytes = 0
+        self.gave_up.clear()
         return True
 
     def state(self) -> str:

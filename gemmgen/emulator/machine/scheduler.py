@@ -37,7 +37,12 @@ class Policy(Protocol):
 
     ``eager`` says how many pending operations to finish before the next unit runs; ``pick_*`` choose by index;
     ``budget`` is how many blocks a unit runs at most.
+
+    Attributes:
+        gives_up_waits: whether a try_wait may return false before its phase is over.
     """
+
+    gives_up_waits: bool
 
     def eager(self, pending: int) -> int: ...
 
@@ -50,6 +55,8 @@ class Policy(Protocol):
 
 class Fifo:
     """Operations finish at once and in order; units take turns."""
+
+    gives_up_waits = False
 
     def eager(self, pending: int) -> int:
         return pending
@@ -66,6 +73,8 @@ class Fifo:
 
 class Random:
     """Everything at random."""
+
+    gives_up_waits = False
 
     def __init__(self, seed: int) -> None:
         self._rng = np.random.default_rng(seed)
@@ -85,6 +94,8 @@ class Random:
 
 class Adversarial:
     """Operations finish only when nothing else can run, the latest first; one unit runs as far as it can."""
+
+    gives_up_waits = True
 
     def __init__(self, seed: int) -> None:
         self._rng = np.random.default_rng(seed)

@@ -27,7 +27,7 @@ Step = Callable[["Unit"], "Wait | None"]
 Build = Callable[["Builder"], Step]
 _FAMILIES = (
     "integer bits compare floating half convert move control warp memory atomic matrix fences barriers mbarriers "
-    "cp_async bulk bulk_reduce tensormap wgmma tcgen05 tcgen05_mma"
+    "cp_async bulk bulk_reduce tensormap wgmma tcgen05"
 ).split()
 _REGISTRY: dict[str, Build] = {}
 SYNC_SEMANTICS = frozenset(["mbar.wait", "bar.sync", "bar.cluster", "bar.red", "wgmma.wait", "bulk.wait", "control.setmaxnreg"])
@@ -219,7 +219,8 @@ def compile_blocks(machine: Machine) -> list[CompiledBlock]:
     """
     _load_families()
     undefined = find_maybe_undefined(machine.program)
-    owned = _wgmma_registers(machine.program.instructions)
+    machine.maybe_undefined = undefined.reads
+    owned = _owned_registers(machine.program.instructions)
     blocks = []
     for block in machine.program.blocks:
         compiled = CompiledBlock(target=block.target, fallthrough=block.fallthrough, reconverge=block.reconverge)
@@ -237,7 +238,8 @@ def compile_blocks(machine: Machine) -> list[CompiledBlock]:
     return blocks
 
 
-def _wgmma_registers(instructions: list[Decoded]) -> frozenset[Reg]:
+def _owned_registers(instructions: list[Decoded]) -> frozenset[Reg]:
+    """Registers that asynchronous instructions may own, and copies of them."""
     found: set[Reg] = set()
     for instruction in instructions:
         if instruction.semantic in ("wgmma.mma", "tcgen05.ld"):
@@ -277,7 +279,11 @@ def _build_step(machine: Machine, instruction: Decoded, undefined: Undefined, ow
         raise builder.error("the emulator has no executor for this instruction")
     step = build(builder)
     if not instruction.semantic.startswith("wgmma."):
-        step = _guard_wgmma_registers(machine, instruction, owned, step)
+        step = _guard_owned_registers(machine, instruction, owned, step)
+    if instruction.semantic == "tcgen05.ld":
+        step = _own_loaded_registers(instruction, step)
+    if instruction.opcode.startswith("tcgen05.wait::ld"):
+        step = _disown_loaded_registers(machine, step)
     tracked = [r for r in destinations(instruction) if r in undefined.registers]
     if tracked:
         step = _mark_defined(tracked, step)
@@ -295,6 +301,34 @@ def _build_step(machine: Machine, instruction: Decoded, undefined: Undefined, ow
     return step
 
 
+def _is_load(machine: Machine, pc: int) -> bool:
+    return machine.program.instructions[pc].semantic == "tcgen05.ld"
+
+
+def _own_loaded_registers(instruction: Decoded, step: Step) -> Step:
+    """The registers of a tcgen05.ld may not be touched before tcgen05.wait::ld."""
+    registers = destinations(instruction)
+
+    def owning(x: Unit) -> Wait | None:
+        wait = step(x)
+        if wait is None:
+            x.owned.update(dict.fromkeys(registers, instruction.index))
+        return wait
+
+    return owning
+
+
+def _disown_loaded_registers(machine: Machine, step: Step) -> Step:
+    def disowning(x: Unit) -> Wait | None:
+        wait = step(x)
+        if wait is None:
+            for register in [register for register, pc in x.owned.items() if _is_load(machine, pc)]:
+                del x.owned[register]
+        return wait
+
+    return disowning
+
+
 def rename_owned(x: Unit, target: Reg, source: Reg, pc: int) -> None:
     """Copy a register that a running wgmma will write: the copy happens when that wgmma is done.
 
@@ -303,9 +337,8 @@ def rename_owned(x: Unit, target: Reg, source: Reg, pc: int) -> None:
     """
     cta = x.cta
     words = x.base["b32"]
-    issuer = x.owned[source]
-    x.owned[target] = issuer
-    if cta.machine.program.instructions[issuer].semantic == "tcgen05.ld":
+    x.owned[target] = x.owned[source]
+    if _is_load(cta.machine, x.owned[source]):
         np.copyto(words[target.index], words[source.index], where=x.where)
         return
     to, origin = target.index, source.index
@@ -317,7 +350,7 @@ def rename_owned(x: Unit, target: Reg, source: Reg, pc: int) -> None:
     operation = cta.machine.issue(AsyncOperation(run, "register copy", chain, pc))
     for warp in x.warps:
         state = cta.wgmma_states[warp.index]
-        epoch, _ = state.owned[source]
+        epoch, issuer = state.owned[source]
         state.owned[target] = (epoch, issuer)
         group = state.groups[epoch - 1] if epoch <= len(state.groups) else state.current
         group.append(operation)
@@ -374,7 +407,7 @@ def _check_defined(machine: Machine, instruction: Decoded, registers: tuple[Reg,
     return check
 
 
-def _guard_wgmma_registers(machine: Machine, instruction: Decoded, owned: frozenset[Reg], step: Step) -> Step:
+def _guard_owned_registers(machine: Machine, instruction: Decoded, owned: frozenset[Reg], step: Step) -> Step:
     """Report registers that an unfinished wgmma owns, and remember accesses that a wgmma.fence must follow."""
     touched = frozenset(r for r in (*sources(instruction), *destinations(instruction)) if r in owned)
     if not touched:
@@ -387,12 +420,11 @@ def _guard_wgmma_registers(machine: Machine, instruction: Decoded, owned: frozen
                 rename_owned(x, renaming[0], renaming[1], instruction.index)  # type: ignore[arg-type]
                 return None
             register = next(r for r in touched if r in x.owned)
-            issuer = x.owned[register]
-            by_load = machine.program.instructions[issuer].semantic == "tcgen05.ld"
-            owner = "tcgen05.ld" if by_load else "wgmma"
+            loaded = _is_load(machine, x.owned[register])
+            owner = "tcgen05.ld" if loaded else "wgmma"
             text = f"{register.name} is touched while a {owner} that was not waited for owns it"
-            kind = Kind.TCGEN05_ORDER if by_load else Kind.WGMMA_REGISTER
-            machine.recorder.add(kind, text, instruction.index, x.name, issuer)
+            kind = Kind.TCGEN05_ORDER if loaded else Kind.WGMMA_REGISTER
+            machine.recorder.add(kind, text, instruction.index, x.name, x.owned[register])
         x.dirty |= touched
         return step(x)
 

@@ -264,7 +264,7 @@ def _wait(b: Builder) -> Step:
                     reached.append((thread, barrier))
                 else:
                     waits.append((barrier, value))
-        if waits and blocking and not reached:
+        if waits and blocking and not reached and not _gives_up(x, waits):
             return _blocked(b, waits, parity_form)
         if waits and reached and len(x.warps) > 1:
             raise Dissolve
@@ -275,6 +275,18 @@ def _wait(b: Builder) -> Step:
         return None
 
     return step
+
+
+def _gives_up(x: Unit, waits: list[tuple[MBarrier, int]]) -> bool:
+    """try_wait may return false early: a hostile scheduler does so once per wait, and callers must loop."""
+    if not x.cta.machine.policy.gives_up_waits:
+        return False
+    barrier = waits[0][0]
+    key = (x.warps[0].index, barrier.phase)
+    if key in barrier.gave_up:
+        return False
+    barrier.gave_up.add(key)
+    return True
 
 
 def _blocked(b: Builder, waits: list[tuple[MBarrier, int]], parity_form: bool) -> Wait:

@@ -196,6 +196,8 @@ def _mma(b: Builder) -> Step:
         if (flags != flags[0]).any():
             raise b.fault(x, Kind.DIVERGENCE, "scale-d differs between the threads of a wgmma")
         _check_fence(b, x, form, touched, shape)
+        if flags[0]:
+            _check_accumulator(b, x, form)
         d_a = None if form.a_registers else _uniform_descriptor(b, x, x.views[t][form.a_key])
         d_b = _uniform_descriptor(b, x, x.views[t][form.b_key])
         a_at = None if d_a is None else _addresses(b, x, d_a, form, ROWS, form.a_major)
@@ -225,6 +227,15 @@ def _check_fence(b: Builder, x: Unit, form: _Form, touched: frozenset[Reg], shap
             b.finding(x, Kind.WGMMA_REGISTER, "a wgmma uses registers of an unfinished wgmma of another shape")
     for each in states:
         each.last_shape = shape
+
+
+def _check_accumulator(b: Builder, x: Unit, form: _Form) -> None:
+    """An accumulator that is added to must have been written."""
+    suspects = set(x.cta.machine.maybe_undefined.get(b.pc, ())) & set(form.d_registers)
+    for register in sorted(suspects, key=lambda r: r.index):
+        if not x.defined[register.kind][register.index].all():
+            b.finding(x, Kind.UNINITIALIZED_REGISTER, f"wgmma accumulates into {register.name}, which nothing has written")
+            return
 
 
 def _uniform_descriptor(b: Builder, x: Unit, values: NDArray) -> int:

@@ -95,8 +95,8 @@ class _Builder(Transformer):
         return ast.Vector(tuple(children))
 
     def offset(self, children: list[Token]) -> int:
-        value = _integer(children[1])
-        return -value if children[0] == "-" else value
+        value = _integer(children[-1])
+        return -value if sum(sign == "-" for sign in children[:-1]) % 2 else value
 
     def address(self, children: list[Any]) -> ast.Address:
         offset = next((c for c in children[1:] if isinstance(c, int)), 0)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gemmgen.emulator.machine.clocks import SyncClock
 from gemmgen.emulator.machine.mbarrier import BarrierFault, MBarrier
 from gemmgen.emulator.machine.memory import RANK_SHIFT, MemoryFault
 from gemmgen.emulator.machine.scheduler import AsyncOperation
@@ -81,7 +82,8 @@ def _commit(b: Builder) -> Step:
                 chain = _chain(cores.group(x.cta, group))
             except MemoryFault as fault:
                 raise b.fault(x, fault.kind, str(fault)) from None
-            _signal(b, x, targets, cores.order.pipe(thread.warp, lane), chain)
+            _signal(b, x, targets, cores.order.pipe(thread.warp, lane), chain, thread.row)
+            b.machine.clocks.tick(thread.row, thread.agent)
 
     return step
 
@@ -97,16 +99,24 @@ def _multicast(b: Builder, x: Unit, found: tuple[Cta, MBarrier], ranks: int) -> 
     return targets
 
 
-def _signal(b: Builder, x: Unit, targets: list[tuple[Cta, MBarrier]], pipe: Source, chain: tuple[str, int]) -> None:
-    """Arrive at barriers once everything the pipe has issued so far is complete."""
+def _signal(
+    b: Builder, x: Unit, targets: list[tuple[Cta, MBarrier]], pipe: Source, chain: tuple[str, int], row: int
+) -> None:
+    """Arrive at barriers once everything the pipe has issued so far is complete.
+
+    The operations happened after what their issuer (clock ``row``) knew, so whoever waits learns that too.
+    """
     machine, who = b.machine, f"tcgen05.commit by {x.name}"
     epochs = {**pipe.follows, pipe.done: pipe.epoch, pipe.told: pipe.epoch}
+    known = SyncClock()
+    machine.clocks.release(row, known)
     for owner, _ in targets:
         if owner is not x.cta:
             owner.remote_uses[pipe.done] = (pipe.epoch, b.pc)
 
     def run() -> None:
         for owner, barrier in targets:
+            barrier.arriving.join(known)
             for agent, epoch in epochs.items():
                 barrier.arriving.add_epoch(agent, epoch)
             try:

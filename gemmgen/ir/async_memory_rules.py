@@ -1,0 +1,114 @@
+"""Laws of the async level about shared memory: staging tiles fit their fragments, and nothing overlaps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gemmgen.ir.async_ops import AsyncStoreOp, Engine, RingOp, StagingOp, tile_bytes
+from gemmgen.ir.core import Module, Op, Value
+from gemmgen.ir.rewrite import walk
+from gemmgen.ir.tile_ops import ReducePartsOp, extents, mem
+from gemmgen.ir.verifier import fail
+
+TILE_ALIGN_BYTES = 128
+BULK_ALIGN_BYTES = 128
+"""The copy engine's least alignment in shared memory; a target may ask for more."""
+LANES_ALIGN_BYTES = 4
+BARRIER_BYTES = 8
+
+
+def check_stores(module: Module, stagings: dict[Value, StagingOp]) -> None:
+    """Fragments leave through tiles made for them."""
+    for op in walk(module):
+        if isinstance(op, AsyncStoreOp):
+            staging, value = stagings.get(op.staging), mem(op.value)
+            if staging is None or staging.overlay:
+                fail(op, f"{op.staging} is no staging tile of its own", need="async.staging without overlay")
+            tile = mem(op.staging)
+            if (tile.dtype, tile.shape) != (value.dtype, value.shape):
+                fail(op, "fragment and staging tile differ", got=value, need=tile)
+        elif isinstance(op, ReducePartsOp) and op.exchange is not None:
+            staging = stagings.get(op.exchange)
+            if staging is None or not staging.overlay:
+                fail(op, f"{op.exchange} is no exchange tile", need="async.staging with overlay")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A part of shared memory; ``kind`` is ``stage``, ``overlay`` or ``own``."""
+
+    owner: Op
+    name: str
+    start: int
+    size: int
+    align: int
+    kind: str = "own"
+
+    @property
+    def end(self) -> int:
+        """The first byte behind it."""
+        return self.start + self.size
+
+    def collides(self, other: _Place) -> bool:
+        """Whether both may hold data at once in the same bytes."""
+        if {self.kind, other.kind} == {"stage", "overlay"}:
+            return False
+        return self.start < other.end and other.start < self.end
+
+
+def check_places(module: Module, rings: dict[Value, RingOp], stagings: dict[Value, StagingOp]) -> None:
+    """Once shared memory is allocated, everything has an aligned place of its own inside it."""
+    for value in stagings:
+        extents(value)
+    for ring in rings.values():
+        for buffer in ring.buffers:
+            extents(Value(buffer.name, buffer.type))
+            if buffer.stage_bytes < buffer.tile_bytes:
+                fail(
+                    ring,
+                    f"buffer '{buffer.name}' does not hold its tile",
+                    got=f"{buffer.stage_bytes} bytes",
+                    need=f"at least {buffer.tile_bytes}",
+                )
+    places = [*_ring_places(rings), *_staging_places(stagings)]
+    if all(place.start < 0 for place in places):
+        return
+    total = module.attr("smem_bytes")
+    for index, place in enumerate(places):
+        if place.start < 0 or place.start % place.align:
+            fail(
+                place.owner,
+                f"{place.name} has no usable place",
+                got=f"offset {place.start}",
+                need=f"a multiple of {place.align}",
+            )
+        if place.end > total:
+            fail(place.owner, f"{place.name} lies outside of shared memory", got=f"bytes up to {place.end}", need=total)
+        for other in places[:index]:
+            if place.collides(other):
+                fail(
+                    place.owner,
+                    f"{place.name} overlaps {other.name}",
+                    got=f"bytes {place.start} to {place.end}",
+                    need=f"nothing of bytes {other.start} to {other.end}",
+                )
+
+
+def _ring_places(rings: dict[Value, RingOp]) -> Iterator[_Place]:
+    for value, ring in rings.items():
+        for buffer in ring.buffers:
+            align = LANES_ALIGN_BYTES
+            if buffer.engine is Engine.BULK:
+                align = TILE_ALIGN_BYTES if len(buffer.type.shape) > 1 else BULK_ALIGN_BYTES
+            size = ring.stages * buffer.stage_bytes
+            yield _Place(ring, f"buffer '{buffer.name}' of {value}", buffer.offset, size, align, "stage")
+        yield _Place(ring, f"the barriers of {value}", ring.offset, 2 * ring.stages * BARRIER_BYTES, BARRIER_BYTES)
+
+
+def _staging_places(stagings: dict[Value, StagingOp]) -> Iterator[_Place]:
+    for value, op in stagings.items():
+        kind = "overlay" if op.overlay else "own"
+        yield _Place(op, str(value), op.offset, tile_bytes(mem(value)), TILE_ALIGN_BYTES, kind)
+        if op.overlay:
+            yield _Place(op, f"the barrier of {value}", op.barrier_offset, BARRIER_BYTES, BARRIER_BYTES)

@@ -1,0 +1,393 @@
+// fp8_gemm_nt
+// Written by gemmgen for sm_90a. [op] at a comment's end names the IR op that the lines come from.
+// 192 threads per CTA, 4 CTAs per cluster, 32 x 64 of D per scheduler tile.
+
+typedef unsigned short uint16_t;
+typedef unsigned int uint32_t;
+typedef unsigned long long uint64_t;
+typedef long long int64_t;
+
+// A CUtensorMap, opaque to the kernel.
+struct alignas(64) TensorMap {
+    uint64_t words[16];
+};
+
+// Shared memory of a CTA, in bytes: 74696 in all.
+constexpr uint32_t kOffsetA = 0, kStageBytesA = 4096;  // tiles of a, 6 stages
+constexpr uint32_t kOffsetSa = 73728, kStageBytesSa = 128;  // tiles of sa, 6 stages
+constexpr uint32_t kOffsetB = 24576, kStageBytesB = 8192;  // tiles of b, 6 stages
+constexpr uint32_t kOffsetSb = 74496, kStageBytesSb = 16;  // tiles of sb, 6 stages
+constexpr uint32_t kOffsetExchange = 0;  // partial sums, over the stages of the ring, once
+constexpr uint32_t kOffsetFull = 74592;  // barriers: a stage is loaded, 6 stages
+constexpr uint32_t kOffsetEmpty = 74640;  // barriers: a stage is free, 6 stages
+constexpr uint32_t kOffsetMet = 74688;  // barrier: partial sums are written, once
+
+__device__ __forceinline__ uint32_t cluster_rank()
+{
+    uint32_t rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+__device__ __forceinline__ void cluster_sync()
+{
+    asm volatile("barrier.cluster.arrive.release.aligned;\n"
+                 "barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// Copies 4 bytes in the background, or writes zeros without reading.
+__device__ __forceinline__ void copy_async_4(uint32_t to, const float* from, bool inside)
+{
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" :: "r"(to), "l"(from), "r"(inside ? 4 : 0) : "memory");
+}
+
+__device__ __forceinline__ void copy_async_arrive(uint32_t barrier)
+{
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" :: "r"(barrier) : "memory");
+}
+
+// True in one thread of a converged warp, always the same.
+__device__ __forceinline__ bool elect_one()
+{
+    uint32_t elected;
+    asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}" : "=r"(elected));
+    return elected;
+}
+
+__device__ __forceinline__ void fence_barrier_init()
+{
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+__device__ __forceinline__ float load_shared(uint32_t address)
+{
+    float value;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
+    return value;
+}
+
+__device__ __forceinline__ float2 load_shared_2(uint32_t address)
+{
+    float2 value;
+    asm volatile("ld.shared.v2.f32 { %0, %1}, [%2];" : "=f"(value.x), "=f"(value.y) : "r"(address) : "memory");
+    return value;
+}
+
+// Reads 16 bytes at the same offset in the shared memory of another CTA of the cluster.
+__device__ __forceinline__ float4 load_shared_cluster_4(uint32_t address, uint32_t cta)
+{
+    float4 value;
+    asm volatile("{\n"
+                 ".reg .b32 remote;\n"
+                 "mapa.shared::cluster.u32 remote, %4, %5;\n"
+                 "ld.shared::cluster.v4.f32 { %0, %1, %2, %3}, [remote];\n"
+                 "}" : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w) : "r"(address), "r"(cta) : "memory");
+    return value;
+}
+
+__device__ __forceinline__ void mbarrier_arrive(uint32_t barrier)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(barrier) : "memory");
+}
+
+__device__ __forceinline__ void mbarrier_expect(uint32_t barrier, uint32_t bytes)
+{
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(barrier), "r"(bytes) : "memory");
+}
+
+__device__ __forceinline__ void mbarrier_init(uint32_t barrier, uint32_t arrivals)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(barrier), "r"(arrivals));
+}
+
+__device__ __forceinline__ void mbarrier_signal_cluster(uint32_t barrier, uint32_t cta)
+{
+    asm volatile("{\n"
+                 ".reg .b32 remote;\n"
+                 "mapa.shared::cluster.u32 remote, %0, %1;\n"
+                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n"
+                 "}" :: "r"(barrier), "r"(cta) : "memory");
+}
+
+__device__ __forceinline__ void mbarrier_wait_cluster(uint32_t barrier, uint32_t parity)
+{
+    asm volatile("{\n"
+                 ".reg .pred done;\n"
+                 "AGAIN:\n"
+                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+                 "@!done bra AGAIN;\n"
+                 "}" :: "r"(barrier), "r"(parity) : "memory");
+}
+
+__device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity)
+{
+    asm volatile("{\n"
+                 ".reg .pred done;\n"
+                 "AGAIN:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+                 "@!done bra AGAIN;\n"
+                 "}" :: "r"(barrier), "r"(parity) : "memory");
+}
+
+__device__ __forceinline__ void named_barrier_sync(uint32_t id, uint32_t threads)
+{
+    asm volatile("bar.sync %0, %1;" :: "r"(id), "r"(threads) : "memory");
+}
+
+__device__ __forceinline__ uint32_t pack_bf16(float low, float high)
+{
+    uint32_t packed;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+    return packed;
+}
+
+struct TilePosition {
+    uint32_t along, across;
+};
+
+// Groups of kGroup tiles of one axis run through the whole other axis; the last group may be smaller.
+template <uint32_t kGroup>
+__device__ __forceinline__ TilePosition rasterize(uint32_t tile, uint32_t tiles_along, uint32_t tiles_across)
+{
+    const uint32_t group = tile / (kGroup * tiles_across), inside = tile % (kGroup * tiles_across);
+    const uint32_t left = tiles_along - group * kGroup, size = left < kGroup ? left : kGroup;
+    return {group * kGroup + inside % size, inside / size};
+}
+
+// A stage of a ring, and the parity of the phase its barriers are in.
+struct RingCursor {
+    uint32_t stage = 0, phase = 0;
+
+    template <uint32_t kStages>
+    __device__ __forceinline__ void advance()
+    {
+        if (++stage == kStages) {
+            stage = 0;
+            phase ^= 1;
+        }
+    }
+};
+
+// Stores up to 4 bf16 at column col of a row that ends at cols.
+__device__ __forceinline__ void store_bf16_4(uint16_t* to, uint32_t low, uint32_t high, uint32_t cols, uint32_t col)
+{
+    if (col + 3 < cols) {
+        *reinterpret_cast<uint2*>(to) = make_uint2(low, high);
+    } else {
+        if (col + 0 < cols) to[0] = uint16_t(low);
+        if (col + 1 < cols) to[1] = uint16_t(low >> 16);
+        if (col + 2 < cols) to[2] = uint16_t(high);
+    }
+}
+
+__device__ __forceinline__ void store_shared(uint32_t address, float value)
+{
+    asm volatile("st.shared.f32 [%0], %1;" :: "r"(address), "f"(value) : "memory");
+}
+
+__device__ __forceinline__ void tma_load(uint32_t to, const TensorMap* map, uint32_t barrier, uint32_t col, uint32_t row)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, { %3, %4}], [%2];"
+                 :: "r"(to), "l"(map), "r"(barrier), "r"(col), "r"(row) : "memory");
+}
+
+// d += a · bᵀ
+__device__ __forceinline__ void wgmma_add_m64n32k32_e4m3_e4m3(float (&d)[16], uint64_t desc_a, uint64_t desc_b)
+{
+    asm volatile("{\n"
+                 ".reg .pred accumulate;\n"
+                 "setp.eq.b32 accumulate, 0, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n32k32.f32.e4m3.e4m3 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
+                 "%16, %17, accumulate, 1, 1;\n"
+                 "}"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
+                 : "l"(desc_a), "l"(desc_b));
+}
+
+// A dense K-major tile of 128-byte rows, swizzled: 1024 bytes from 8 rows to the next 8.
+__device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t address)
+{
+    return uint64_t(1) << 62 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 16 | (address & 0x3FFFF) >> 4;
+}
+
+// d = a · bᵀ; d is an input only so that it keeps its registers
+__device__ __forceinline__ void wgmma_start_m64n32k32_e4m3_e4m3(float (&d)[16], uint64_t desc_a, uint64_t desc_b)
+{
+    asm volatile("{\n"
+                 ".reg .pred accumulate;\n"
+                 "setp.ne.b32 accumulate, 0, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n32k32.f32.e4m3.e4m3 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
+                 "%16, %17, accumulate, 1, 1;\n"
+                 "}"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
+                 : "l"(desc_a), "l"(desc_b));
+}
+
+__device__ __forceinline__ void wgmma_fence()
+{
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ void wgmma_commit()
+{
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+// The values are defined only after the wait, so the compiler must not use them earlier.
+template <uint32_t kPending, uint32_t kCount>
+__device__ __forceinline__ void wgmma_wait(float (&values)[kCount])
+{
+    asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(kPending) : "memory");
+#pragma unroll
+    for (uint32_t i = 0; i < kCount; ++i) asm volatile("" : "+f"(values[i]));
+}
+
+extern "C" __global__ void __launch_bounds__(192, 1)
+fp8_gemm_nt(const __grid_constant__ TensorMap tma_a, const __grid_constant__ TensorMap tma_b, uint16_t* __restrict__ d, int64_t d_stride_row, const float* __restrict__ sa, int64_t sa_stride_row, int64_t sa_stride_col, const float* __restrict__ sb, int64_t sb_stride_row, int64_t sb_stride_col, uint32_t M)
+{
+    extern __shared__ __align__(1024) unsigned char shared_memory[];
+    const uint32_t smem = uint32_t(__cvta_generic_to_shared(shared_memory));
+    const uint32_t warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
+    const uint32_t rank = cluster_rank();
+    const uint32_t full = smem + kOffsetFull;  // one mbarrier per stage; 33 arrivals and all expected bytes end a phase [sm90.barriers]
+    const uint32_t empty = smem + kOffsetEmpty;  // one mbarrier per stage; 4 arrivals and all expected bytes end a phase [sm90.barriers]
+    const uint32_t met = smem + kOffsetMet;  // one mbarrier per stage; 4 arrivals and all expected bytes end a phase [sm90.barriers]
+    // One thread initialises the barriers; the fence shows them to the cluster and to the copy engine. [sm90.init_barriers]
+    if (threadIdx.x == 0) {
+        for (uint32_t stage = 0; stage < 6; ++stage) mbarrier_init(full + 8 * stage, 33);
+        for (uint32_t stage = 0; stage < 6; ++stage) mbarrier_init(empty + 8 * stage, 4);
+        for (uint32_t stage = 0; stage < 1; ++stage) mbarrier_init(met + 8 * stage, 4);
+        fence_barrier_init();
+    }
+    cluster_sync();  // all threads of the cluster meet [sm90.sync]
+    if (warp < 4) {
+        // ---- math: warps 0 to 3 [sm90.warps]
+        // Element i of a thread's fragment is row + 8 * (i / 2 % 2), column 8 * (i / 4) + 2 * quad + i % 2. [sm90.thread_position]
+        const uint32_t warpgroup = warp / 4;
+        [[maybe_unused]] const uint32_t row = warp % 4 * 16 + lane / 4;
+        [[maybe_unused]] const uint32_t quad = lane % 4;
+        RingCursor cursor;  // this role's place in the ring [sm90.cursor]
+        // Output tiles of this CTA, 8 along m before the other axis advances, so that L2 is reused. [sm90.tile_loop]
+        const uint32_t tiles_m = (M + 31u) / 32u, tiles_n = (576u + 63u) / 64u;
+        for (uint32_t tile = blockIdx.x / 4; tile < tiles_m * tiles_n; tile += gridDim.x / 4) {
+            const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
+            const uint32_t m0 = position.along * 32, n0 = position.across * 64;
+            float sum[16] = {};  // FP32 registers of this thread [sm90.zero]
+            float part[16] = {};  // FP32 registers of this thread [sm90.zero]
+            // The steps of K are dealt out to 4 CTAs in runs of equal length, up to one. [sm90.k_loop]
+            const uint32_t k_blocks = (7168u + 127u) / 128u;
+            const uint32_t k_end = k_blocks * (rank + 1) / 4 * 128;
+            for (uint32_t k0 = k_blocks * rank / 4 * 128; k0 < k_end; k0 += 128) {
+                mbarrier_wait(full + 8 * cursor.stage, cursor.phase);  // until the stage is loaded [sm90.wait]
+                // Products of this warpgroup's 64 rows of b, all of a, 32 bytes of K at a time. [sm90.wgmma]
+                {
+                    const uint64_t desc_a = wgmma_descriptor(smem + kOffsetB + cursor.stage * kStageBytesB + warpgroup * 64 * 128);
+                    const uint64_t desc_b = wgmma_descriptor(smem + kOffsetA + cursor.stage * kStageBytesA);
+                    wgmma_fence();
+                    wgmma_start_m64n32k32_e4m3_e4m3(part, desc_a, desc_b);
+                    wgmma_add_m64n32k32_e4m3_e4m3(part, desc_a + 2, desc_b + 2);
+                    wgmma_add_m64n32k32_e4m3_e4m3(part, desc_a + 4, desc_b + 4);
+                    wgmma_add_m64n32k32_e4m3_e4m3(part, desc_a + 6, desc_b + 6);
+                    wgmma_commit();
+                }
+                const float block_scale[] = {load_shared(smem + kOffsetSb + cursor.stage * kStageBytesSb)};  // one scale per block of sb [sm90.block_scales]
+                // This thread's two of every 8 columns of sa. [sm90.column_scales]
+                float2 col_scale[4];
+                #pragma unroll
+                for (uint32_t group = 0; group < 4; ++group) col_scale[group] = load_shared_2(smem + kOffsetSa + cursor.stage * kStageBytesSa + 32 * group + 8 * quad);
+                wgmma_wait<0>(part);  // the products are in registers [sm90.wgmma_wait]
+                __syncwarp();
+                if (lane == 0) mbarrier_arrive(empty + 8 * cursor.stage);  // this warp has read the stage [sm90.release]
+                // Promotion: scale the partial sum and add it in FP32. [sm90.promote_columns]
+                #pragma unroll
+                for (uint32_t group = 0; group < 4; ++group) {
+                    const float even = block_scale[0] * col_scale[group].x, odd = block_scale[0] * col_scale[group].y;
+                    sum[4 * group + 0] = fmaf(part[4 * group + 0], even, sum[4 * group + 0]);
+                    sum[4 * group + 1] = fmaf(part[4 * group + 1], odd, sum[4 * group + 1]);
+                    sum[4 * group + 2] = fmaf(part[4 * group + 2], even, sum[4 * group + 2]);
+                    sum[4 * group + 3] = fmaf(part[4 * group + 3], odd, sum[4 * group + 3]);
+                }
+                cursor.advance<6>();  // next stage [sm90.advance]
+            }
+            named_barrier_sync(2, 128);  // all multiplying threads of the CTA meet [sm90.group_sync]
+            // Partial sums go to shared memory, where the other CTAs of the tile can read them. [sm90.write_partial]
+            #pragma unroll
+            for (uint32_t i = 0; i < 16; ++i) {
+                const uint32_t element_row = warpgroup * 64 + row + i / 2 % 2 * 8, element_col = i / 4 * 8 + 2 * quad + i % 2;
+                store_shared(smem + kOffsetExchange + 4 * (element_row * 1 + element_col * 68), sum[i]);
+            }
+            named_barrier_sync(2, 128);  // all multiplying threads of the CTA meet [sm90.group_sync]
+            // Tell all 4 CTAs that this one's partial sums are written, and wait until all have said so. [sm90.meet]
+            if (threadIdx.x < 4) mbarrier_signal_cluster(met, threadIdx.x);
+            mbarrier_wait_cluster(met, 0);
+            // Each CTA adds its slice of the 4 partial sums, always in order of rank, and stores it. [sm90.reduce_store]
+            for (uint32_t i = rank * 128 + threadIdx.x; i < 512; i += 4 * 128) {
+                const uint32_t element_row = i / 16, element_col = i % 16 * 4;
+                float4 total = {0.0f, 0.0f, 0.0f, 0.0f};
+            #pragma unroll
+                for (uint32_t peer = 0; peer < 4; ++peer) {
+                    const float4 part = load_shared_cluster_4(smem + kOffsetExchange + 4 * (element_row * 68 + element_col), peer);
+                    total.x += part.x;
+                    total.y += part.y;
+                    total.z += part.z;
+                    total.w += part.w;
+                }
+                if (m0 + element_row < M) {
+                    store_bf16_4(d + (m0 + element_row) * d_stride_row + n0 + element_col,
+                                 pack_bf16(total.x, total.y), pack_bf16(total.z, total.w), 576u, n0 + element_col);
+                }
+            }
+        }
+    } else if (warp == 4 && elect_one()) {
+        // ---- load: one thread of warp 4 [sm90.warps]
+        RingCursor cursor_1;  // this role's place in the ring [sm90.cursor]
+        // Output tiles of this CTA, 8 along m before the other axis advances, so that L2 is reused. [sm90.tile_loop]
+        const uint32_t tiles_m = (M + 31u) / 32u, tiles_n = (576u + 63u) / 64u;
+        for (uint32_t tile = blockIdx.x / 4; tile < tiles_m * tiles_n; tile += gridDim.x / 4) {
+            const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
+            const uint32_t m0_1 = position.along * 32, n0_1 = position.across * 64;
+            // The steps of K are dealt out to 4 CTAs in runs of equal length, up to one. [sm90.k_loop]
+            const uint32_t k_blocks = (7168u + 127u) / 128u;
+            const uint32_t k_end = k_blocks * (rank + 1) / 4 * 128;
+            for (uint32_t k0_1 = k_blocks * rank / 4 * 128; k0_1 < k_end; k0_1 += 128) {
+                mbarrier_wait(empty + 8 * cursor_1.stage, cursor_1.phase ^ 1);  // until every reader has released the stage [sm90.wait]
+                mbarrier_expect(full + 8 * cursor_1.stage, 12288);  // bytes that will land in this stage [sm90.expect]
+                tma_load(smem + kOffsetA + cursor_1.stage * kStageBytesA, &tma_a, full + 8 * cursor_1.stage, k0_1, m0_1);  // 32 rows of a [sm90.tma_load]
+                tma_load(smem + kOffsetB + cursor_1.stage * kStageBytesB, &tma_b, full + 8 * cursor_1.stage, k0_1, n0_1);  // 64 rows of b [sm90.tma_load]
+                cursor_1.advance<6>();  // next stage [sm90.advance]
+            }
+        }
+    } else if (warp == 5) {
+        // ---- scales: warp 5 [sm90.warps]
+        RingCursor cursor_2;  // this role's place in the ring [sm90.cursor]
+        // Output tiles of this CTA, 8 along m before the other axis advances, so that L2 is reused. [sm90.tile_loop]
+        const uint32_t tiles_m = (M + 31u) / 32u, tiles_n = (576u + 63u) / 64u;
+        for (uint32_t tile = blockIdx.x / 4; tile < tiles_m * tiles_n; tile += gridDim.x / 4) {
+            const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
+            const uint32_t m0_2 = position.along * 32, n0_2 = position.across * 64;
+            // The steps of K are dealt out to 4 CTAs in runs of equal length, up to one. [sm90.k_loop]
+            const uint32_t k_blocks = (7168u + 127u) / 128u;
+            const uint32_t k_end = k_blocks * (rank + 1) / 4 * 128;
+            for (uint32_t k0_2 = k_blocks * rank / 4 * 128; k0_2 < k_end; k0_2 += 128) {
+                mbarrier_wait(empty + 8 * cursor_2.stage, cursor_2.phase ^ 1);  // until every reader has released the stage [sm90.wait]
+                // 32 scales of sa; those beyond the matrix arrive as zeros. [sm90.copy_scales]
+                for (uint32_t i = lane; i < 32; i += 32) {
+                    const uint32_t block = m0_2 + i;
+                    const bool inside = block < M;
+                    const int64_t element = inside ? block * sa_stride_row + k0_2 / 128 * sa_stride_col : 0;
+                    copy_async_4(smem + kOffsetSa + cursor_2.stage * kStageBytesSa + 4 * i, sa + element, inside);
+                }
+                // 1 scales of sb; those beyond the matrix arrive as zeros. [sm90.copy_scales]
+                for (uint32_t i = lane; i < 1; i += 32) {
+                    const uint32_t block = n0_2 / 128 + i;
+                    const bool inside = block < 5u;
+                    const int64_t element = inside ? block * sb_stride_row + k0_2 / 128 * sb_stride_col : 0;
+                    copy_async_4(smem + kOffsetSb + cursor_2.stage * kStageBytesSb + 4 * i, sb + element, inside);
+                }
+                copy_async_arrive(full + 8 * cursor_2.stage);  // arrive when this lane's copies have landed [sm90.copy_arrive]
+                cursor_2.advance<6>();  // next stage [sm90.advance]
+            }
+        }
+    }
+    cluster_sync();  // all threads of the cluster meet [sm90.sync]
+}

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+from ir_texts import ASYNC, PROMOTED, edited, opt, refused
+
+
+def test_loads_go_through_a_ring():
+    assert opt(PROMOTED, "pipelining{stages=3,scale_copy=lanes}") == ASYNC
+
+
+def test_scales_are_padded_to_their_pitch():
+    text = opt(PROMOTED, "pipelining{stages=2,scale_copy=lanes,lanes_pitch_bytes=1024}")
+    assert 'name="sa", type=smem<f32, [128]>, engine=lanes, stage_bytes=1024' in text
+    assert ": ring<2>" in text
+
+
+def test_a_step_without_scales_has_bulk_buffers_only():
+    plain = edited(
+        PROMOTED,
+        ("row_scale=%sat, col_scale=%sbt, ", ""),
+        (" {col_block=128}", ""),
+        ('      %sat = tile.load_scales(source=%sa, row=%m0, col=%k0) {block=[1, 128]} : smem<f32, [128]>\n', ""),
+        ('      %sbt = tile.load_scales(source=%sb, row=%n0, col=%k0) {block=[128, 128]} : smem<f32, [1]>\n', ""),
+    )  # fmt: skip
+    text = opt(plain, "pipelining")
+    assert "lanes" not in text
+    assert text.count("async.load(") == 2
+
+
+def test_two_loops_over_k_are_refused():
+    loop = PROMOTED[PROMOTED.index("    %sum =") : PROMOTED.index("    %out =")]
+    again = loop
+    for name in ("sum", "k0", "acc", "at", "sat", "bt", "sbt", "part", "next"):
+        for end in (" ", ":", ",", ")", "]"):
+            again = again.replace(f"%{name}{end}", f"%{name}_b{end}")
+    refused(edited(PROMOTED, ("    %out =", again + "    %out =")), "pipelining needs one loop over K", "got: 2",
+            passes="pipelining")  # fmt: skip
+
+
+def test_no_loop_over_k_is_refused():
+    text = "module @k level=tile target=sm_90a () {\n}\n"
+    refused(text, "pipelining needs one loop over K", "got: 0", passes="pipelining")
+
+
+def test_a_ring_needs_a_stage():
+    refused(PROMOTED, "a ring needs stages", "0 stages", passes="pipelining{stages=0}")
+
+
+@pytest.mark.parametrize("again", ["pipelining", "promotion"])
+def test_it_leaves_the_tile_level(again: str):
+    refused(ASYNC, f"pass {again} does not apply here", "got: async", passes=again)
+
+
+BULK = edited(
+    ASYNC,
+    ('type=smem<f32, [128]>, engine=lanes', 'type=smem<f32, [128]>, engine=bulk'),
+    (', #buffer{name="sb", type=smem<f32, [1]>, engine=lanes, stage_bytes=16}', ""),
+    ("block=[1, 128], engine=lanes", "block=[1, 128], engine=bulk"),
+    ('      async.load_scales(ring=%ring, source=%sb, row=%n0, col=%k0) {buffer="sb", block=[128, 128], engine=lanes}\n', ""),
+    ('%sbt = async.read(ring=%ring) {buffer="sb"} : smem<f32, [1]>',
+     "%sbt = async.fetch_scales(source=%sb, row=%n0, col=%k0) {block=[128, 128]} : frag<f32, [1]>"),
+)  # fmt: skip
+
+
+def test_by_bulk_copy_row_scales_are_loaded_and_block_scales_fetched():
+    assert opt(PROMOTED, "pipelining{stages=3}") == BULK
+    assert opt(PROMOTED, "pipelining{stages=3,scale_copy=bulk}") == BULK

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from ir_texts import ASYNC, PROMOTED, body_of, edited, opt, refused
+
+LOADING = [
+    "tile.for_tiles() {rows=M, cols=192, tile=[128, 64]} do (%m0_@: index, %n0_@: index) {",
+    "tile.for_k() {extent=256, step=128} do (%k0_@: index) {",
+    "async.acquire(ring=%ring)",
+    "async.commit(ring=%ring)",
+    "tile.yield()",
+]
+
+
+def role(text: str, name: str) -> list[str]:
+    """The lines of one role, its own first."""
+    lines = body_of(text)
+    start = next(i for i, line in enumerate(lines) if f'async.role() {{name="{name}"' in line)
+    rest = lines[start + 1 :]
+    end = next((i for i, line in enumerate(rest) if line.startswith("async.role(")), len(rest))
+    return [lines[start], *rest[:end]]
+
+
+def test_loads_and_products_part():
+    text = opt(ASYNC, "warp-specialization")
+    steps = ("async.acquire", "async.load", "async.commit")
+    math = [line for line in body_of(ASYNC)[1:] if not line.startswith(steps)]
+    assert role(text, "math") == ['async.role() {name="math", warps=8} do {', *math]
+    load = [line.replace("@", "1") for line in LOADING]
+    load[3:3] = [
+        'async.load(ring=%ring, source=%a, row=%m0_1, col=%k0_1) {buffer="a"}',
+        'async.load(ring=%ring, source=%b, row=%n0_1, col=%k0_1) {buffer="b"}',
+    ]
+    assert role(text, "load") == ['async.role() {name="load", warps=1} do {', *load]
+    scales = [line.replace("@", "2") for line in LOADING]
+    scales[3:3] = [
+        'async.load_scales(ring=%ring, source=%sa, row=%m0_2, col=%k0_2) {buffer="sa", block=[1, 128], engine=lanes}',
+        'async.load_scales(ring=%ring, source=%sb, row=%n0_2, col=%k0_2) {buffer="sb", block=[128, 128], engine=lanes}',
+    ]
+    assert role(text, "scales") == ['async.role() {name="scales", warps=1} do {', *scales]
+
+
+def test_declarations_stay_outside():
+    lines = body_of(opt(ASYNC, "epilogue-staging,warp-specialization"))
+    assert [line.split("(")[0] for line in lines[:2]] == ["%staging = async.staging", "%ring = async.ring"]
+
+
+def test_warpgroups_are_an_option():
+    assert 'async.role() {name="math", warps=12}' in opt(ASYNC, "warp-specialization{math_warpgroups=3}")
+
+
+def test_no_role_for_copies_that_there_are_none_of():
+    plain = edited(
+        PROMOTED,
+        ("row_scale=%sat, col_scale=%sbt, ", ""),
+        (" {col_block=128}", ""),
+        ('      %sat = tile.load_scales(source=%sa, row=%m0, col=%k0) {block=[1, 128]} : smem<f32, [128]>\n', ""),
+        ('      %sbt = tile.load_scales(source=%sb, row=%n0, col=%k0) {block=[128, 128]} : smem<f32, [1]>\n', ""),
+    )  # fmt: skip
+    assert 'name="scales"' not in opt(plain, "pipelining,warp-specialization")
+
+
+def test_loaders_keep_the_cluster_and_the_parts():
+    text = opt(PROMOTED, "split-k{parts=2},pipelining{scale_copy=lanes},warp-specialization")
+    assert text.count("tile=[128, 64], split=2, persistent=false}") == 3
+    assert text.count("{extent=256, step=128, parts=2}") == 3
+
+
+def test_it_runs_once():
+    refused(ASYNC, "the module has roles already", "fix: run the pass once", passes="warp-specialization,warp-specialization")
+
+
+def test_it_needs_a_ring():
+    text = "module @k level=async target=sm_90a () {\n}\n"
+    refused(text, "no ring to put between the roles", "fix: run pipelining first", passes="warp-specialization")
+
+
+def test_a_role_has_warps():
+    refused(ASYNC, "role 'math' has no warps", "got: 0", passes="warp-specialization{math_warpgroups=0}")
+
+
+def test_the_tile_level_is_too_early():
+    refused(PROMOTED, "pass warp-specialization does not apply here", passes="warp-specialization")
