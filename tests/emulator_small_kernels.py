@@ -9,7 +9,9 @@ from gemmgen.emulator import Report, Uninitialized, emulate
 _HEADER = ".version 9.0\n.target sm_90a\n.address_size 64\n"
 
 # Every thread stores its number, the CTAs of a pair meet, and every thread reads its twin's.
-CLUSTER = _HEADER + """
+CLUSTER = (
+    _HEADER
+    + """
 .visible .entry k(.param .u64 out) {
   .shared .align 16 .b8 cells[512];
   .reg .b32 t, a, r, v, peer;  .reg .b64 g, o;
@@ -31,12 +33,15 @@ CLUSTER = _HEADER + """
   ret;
 }
 """
+)
 
 # cp.async fills shared memory; after group, barrier and proxy fence one thread stores it in bulk.
-COPY = _HEADER + """
+COPY = (
+    _HEADER
+    + """
 .visible .entry k(.param .u64 in, .param .u64 out) {
   .shared .align 2048 .b8 cells[2048];
-  .reg .pred p;  .reg .b32 t, a, base, v;  .reg .b64 g, h, o;
+  .reg .pred p;  .reg .b32 t, a, c, base, v;  .reg .b64 g, h, o;
   mov.u32 t, %tid.x;
   mov.u32 base, cells;  mad.lo.u32 a, t, 16, base;
   ld.param.u64 g, [in];  cvta.to.global.u64 g, g;
@@ -45,8 +50,8 @@ COPY = _HEADER + """
   cp.async.commit_group;
   cp.async.wait_group 0;
   bar.sync 0;
-  xor.b32 a, a, 1024;
-  ld.shared.b32 v, [a];
+  xor.b32 c, a, 1024;
+  ld.shared.b32 v, [c];
   add.u32 v, v, 1;
   bar.sync 1, 128;
   st.shared.b32 [a], v;
@@ -62,9 +67,12 @@ DONE:
   ret;
 }
 """
+)
 
 # CTA 0 writes a value and raises a flag; CTA 1 waits for the flag and reads the value.
-FLAG = _HEADER + """
+FLAG = (
+    _HEADER
+    + """
 .visible .entry k(.param .u64 data, .param .u64 flag, .param .u64 out) {
   .reg .pred p;  .reg .b32 r, t, v;  .reg .b64 d, f, o;
   mov.u32 r, %ctaid.x;  mov.u32 t, %tid.x;
@@ -88,9 +96,12 @@ DONE:
   ret;
 }
 """
+)
 
 # Each CTA of a pair sends 16 bytes per thread of warp 0 into its peer's shared memory, which an mbarrier counts.
-SEND = _HEADER + """
+SEND = (
+    _HEADER
+    + """
 .visible .entry k(.param .u64 out) {
   .shared .align 16 .b8 cells[512];
   .shared .align 8 .b64 bar;
@@ -121,9 +132,12 @@ WAIT:
   ret;
 }
 """
+)
 
 # Warp 0 writes a buffer, its lane 0 signals an mbarrier, warp 1 waits and reads.
-SIGNAL = _HEADER + """
+SIGNAL = (
+    _HEADER
+    + """
 .visible .entry k(.param .u64 out) {
   .shared .align 16 .b8 cells[128];
   .shared .align 8 .b64 bar;
@@ -150,6 +164,7 @@ DONE:
   ret;
 }
 """
+)
 
 
 def _run(ptx: str, grid: int, threads: int, cluster: int, params: list, **options: object) -> Report:
@@ -167,7 +182,7 @@ def run_copy(ptx: str, **options: object) -> tuple[Report, float]:
     data, out = np.arange(512, dtype=np.uint32), np.zeros(512, np.uint32)
     report = _run(ptx, 1, 128, 1, [data, Uninitialized(out)], **options)
     expected = np.arange(512)
-    expected[::4] += 1
+    expected[::4] = (np.arange(128) ^ 64) * 4 + 1
     return report, float((out != expected).any())
 
 

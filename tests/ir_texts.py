@@ -1,4 +1,4 @@
-"""Small modules in textual form, one per level, that the tests of passes and rules start from; and how to run passes."""
+"""Small modules in textual form, one per level, that tests of passes and rules start from; and how to run passes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The emulator can fail: single-edit bugs in PTX, each of which must be reported with the right class or give a wrong value.
+"""The emulator can fail: single-edit bugs in PTX, each of which must be reported with the right class or change a value.
 
 ``WRONG`` in a mutation's classes means that a wrong result counts too. Every kernel is clean before the edit.
 """
@@ -55,12 +55,20 @@ class Mutation:
     schedule: str = "fifo"
 
 
-def _drop(name: str, kernel: str, pattern: str, *classes: str, occurrence: int | slice | None = 0, schedule: str = "fifo") -> Mutation:
+def _drop(
+    name: str, kernel: str, pattern: str, *classes: str, occurrence: int | slice | None = 0, schedule: str = "fifo"
+) -> Mutation:
     return Mutation(name, kernel, pattern, "", classes, occurrence, schedule)
 
 
 def _edit(
-    name: str, kernel: str, pattern: str, to: str, *classes: str, occurrence: int | slice | None = 0, schedule: str = "fifo"
+    name: str,
+    kernel: str,
+    pattern: str,
+    to: str,
+    *classes: str,
+    occurrence: int | slice | None = 0,
+    schedule: str = "fifo",
 ) -> Mutation:
     return Mutation(name, kernel, pattern, to, classes, occurrence, schedule)
 
@@ -69,7 +77,10 @@ _WAIT = r"mbarrier\.try_wait\.parity\.shared::cta\.b64 p, (\[%r\d+\]), (%r\d+);"
 _SKIP = "setp.eq.u32 p, 0, 0;"
 _EXPECT = r"(mbarrier\.arrive\.expect_tx(\.shared::cta\.b64 _, \[%r\d+\])), %r\d+;"
 _PRODUCER = slice(0, -1)
-_LOAD = r"cp\.async\.bulk\.tensor\.2d\.shared::cluster\.global\.mbarrier::complete_tx::bytes (\[%r\d+)\], (\[%rd\d+, \{)(%r\d+), (%r\d+)\}\], (\[%r\d+)\];"
+_LOAD = (
+    r"cp\.async\.bulk\.tensor\.2d\.shared::cluster\.global\.mbarrier::complete_tx::bytes "
+    r"(\[%r\d+)\], (\[%rd\d+, \{)(%r\d+), (%r\d+)\}\], (\[%r\d+)\];"
+)
 _STORE = r"cp\.async\.bulk\.tensor\.2d\.global\.shared::cta\.bulk_group (\[%rd\d+, \{%r\d+, %r\d+\}\]), (\[%r\d+)\];"
 _DESCRIPTOR = r"(or\.b64  \t%rd\d+, %rd\d+), 4611686293305360384;"
 _WGMMA_TAIL = r"(%rd\d+, %rd\d+, p), 1, 1;"
@@ -81,97 +92,379 @@ MUTATIONS = [
     # set-up
     _drop("init without barrier", "gemm", r"bar\.sync \t0;", "race", "mbarrier-misuse", schedule="adversarial"),
     _drop("init without fence", "cluster gemm", r"fence\.mbarrier_init\.release\.cluster;", "race"),
-    _drop("init without cluster barrier", "cluster gemm", _CLUSTER_SYNC, "race", "mbarrier-misuse", schedule="adversarial"),
-    _edit("full barrier counts 2", "gemm", r"(mbarrier\.init\.shared::cta\.b64 \[%r\d+\]), %r\d+;", r"\1, 2;", "deadlock"),
-    _edit("full barrier counts 0", "gemm", r"(mbarrier\.init\.shared::cta\.b64 \[%r\d+\]), %r\d+;", r"\1, 0;", "mbarrier-misuse"),
-    _edit("empty barrier counts 9", "gemm", r"(mbarrier\.init\.shared::cta\.b64 \[%r\d+\]), %r\d+;", r"\1, 9;", "deadlock", occurrence=1),
-    _edit(
-        "empty barrier counts 7", "gemm", r"(mbarrier\.init\.shared::cta\.b64 \[%r\d+\]), %r\d+;", r"\1, 7;",
-        "mbarrier-misuse", "async-overwrite", occurrence=1,
+    _drop(
+        "init without cluster barrier", "cluster gemm", _CLUSTER_SYNC, "race", "mbarrier-misuse", schedule="adversarial"
     ),
-    _edit("barrier initialised twice", "gemm", r"(mbarrier\.init\.shared::cta\.b64 \[%r\d+\], %r\d+;)", r"\1\n\1", "mbarrier-misuse"),
-    _edit("every lane of the producer", "gemm", r"selp\.b32 (%r\d+), 1, 0, p;", r"mov.u32 \1, 1;", "mbarrier-misuse", "transaction-count", occurrence=1),
+    _edit(
+        "full barrier counts 2", "gemm", r"(mbarrier\.init\.shared::cta\.b64 \[%r\d+\]), %r\d+;", r"\1, 2;", "deadlock"
+    ),
+    _edit(
+        "full barrier counts 0",
+        "gemm",
+        r"(mbarrier\.init\.shared::cta\.b64 \[%r\d+\]), %r\d+;",
+        r"\1, 0;",
+        "mbarrier-misuse",
+    ),
+    _edit(
+        "empty barrier counts 9",
+        "gemm",
+        r"(mbarrier\.init\.shared::cta\.b64 \[%r\d+\]), %r\d+;",
+        r"\1, 9;",
+        "deadlock",
+        occurrence=1,
+    ),
+    _edit(
+        "empty barrier counts 7",
+        "gemm",
+        r"(mbarrier\.init\.shared::cta\.b64 \[%r\d+\]), %r\d+;",
+        r"\1, 7;",
+        "mbarrier-misuse",
+        "async-overwrite",
+        occurrence=1,
+    ),
+    _edit(
+        "barrier initialised twice",
+        "gemm",
+        r"(mbarrier\.init\.shared::cta\.b64 \[%r\d+\], %r\d+;)",
+        r"\1\n\1",
+        "mbarrier-misuse",
+    ),
+    _edit(
+        "every lane of the producer",
+        "gemm",
+        r"selp\.b32 (%r\d+), 1, 0, p;",
+        r"mov.u32 \1, 1;",
+        "mbarrier-misuse",
+        "transaction-count",
+        occurrence=1,
+    ),
     # transaction bytes
     _edit("512 bytes too few expected", "gemm", _EXPECT, r"\1, 32768;", "transaction-count"),
     _edit("16 bytes too many expected", "gemm", _EXPECT, r"\1, 33296;", "transaction-count"),
     _edit("half of the bytes expected", "cluster gemm", _EXPECT, r"\1, 16384;", "transaction-count"),
-    _edit("arrive without expecting", "gemm", _EXPECT, r"mbarrier.arrive\2;", "mbarrier-misuse", "transaction-count", "deadlock"),
+    _edit("arrive without expecting", "gemm", _EXPECT, r"mbarrier.arrive\2;", "transaction-count", "async-read-early"),
     _drop("a load is missing", "gemm", _LOAD, "transaction-count", occurrence=2),
     # waits
     _edit("consumer does not wait", "gemm", _WAIT, _SKIP, "async-read-early", "uninitialized-memory", occurrence=-1),
-    _edit("consumer has the wrong parity", "gemm", _WAIT, r"mbarrier.try_wait.parity.shared::cta.b64 p, \1, 1;", "async-read-early", "uninitialized-memory", occurrence=-1),
-    _edit("consumer's parity never flips", "gemm", r"xor\.b32  \t(%r\d+), (%r\d+), (%r\d+);(?=(?:(?!xor\.b32)[\s\S])*setp\.lt\.s32)", r"mov.u32 \1, \2;", "async-read-early", "deadlock", WRONG, occurrence=-1),
-    _edit("consumer does not loop", "gemm", r"bra WAIT;", "bra DONE;", "async-read-early", "uninitialized-memory", occurrence=-1, schedule="adversarial"),
-    _edit("producer does not wait", "cluster gemm", _WAIT, _SKIP, "async-overwrite", "mbarrier-misuse", occurrence=_PRODUCER),
-    _edit("producer has the wrong parity", "gemm", _WAIT, r"mbarrier.try_wait.parity.shared::cta.b64 p, \1, 0;", "deadlock", occurrence=_PRODUCER),
+    _edit(
+        "consumer has the wrong parity",
+        "gemm",
+        _WAIT,
+        r"mbarrier.try_wait.parity.shared::cta.b64 p, \1, 1;",
+        "async-read-early",
+        "uninitialized-memory",
+        occurrence=-1,
+    ),
+    _edit(
+        "consumer's parity never flips",
+        "gemm",
+        r"xor\.b32  \t(%r\d+), (%r\d+), (%r\d+);(?=(?:(?!xor\.b32)[\s\S])*setp\.lt\.s32)",
+        r"mov.u32 \1, \2;",
+        "async-read-early",
+        "deadlock",
+        WRONG,
+        occurrence=-1,
+    ),
+    _edit(
+        "consumer does not loop",
+        "gemm",
+        r"bra WAIT;",
+        "bra DONE;",
+        "async-read-early",
+        "uninitialized-memory",
+        occurrence=-1,
+        schedule="adversarial",
+    ),
+    _edit(
+        "producer does not wait",
+        "cluster gemm",
+        _WAIT,
+        _SKIP,
+        "async-overwrite",
+        "mbarrier-misuse",
+        occurrence=_PRODUCER,
+    ),
+    _edit(
+        "producer has the wrong parity",
+        "gemm",
+        _WAIT,
+        r"mbarrier.try_wait.parity.shared::cta.b64 p, \1, 0;",
+        "deadlock",
+        occurrence=_PRODUCER,
+    ),
     _edit("wait result not computed", "gemm", _WAIT, "", "uninitialized-register", occurrence=-1),
-    _edit("wait on a parity of 2", "gemm", _WAIT, r"mbarrier.try_wait.parity.shared::cta.b64 p, \1, 2;", "mbarrier-misuse"),
+    _edit(
+        "wait on a parity of 2", "gemm", _WAIT, r"mbarrier.try_wait.parity.shared::cta.b64 p, \1, 2;", "mbarrier-misuse"
+    ),
     # releases
     _drop("stage never released", "gemm", _ARRIVE_EMPTY, "deadlock"),
-    _edit("stage released twice", "gemm", f"({_ARRIVE_EMPTY})", r"\1\n\1", "mbarrier-misuse", "async-overwrite", "deadlock"),
-    _edit("arrive beside the barrier", "gemm", r"(\tmbarrier\.arrive\.shared::cta\.b64 _, \[%r\d+)\];", r"\1+64];", "mbarrier-misuse", "out-of-bounds"),
-    _edit("arrive at half a barrier", "gemm", r"(\tmbarrier\.arrive\.shared::cta\.b64 _, \[%r\d+)\];", r"\1+4];", "misaligned"),
-    _edit("released at one CTA only", "cluster gemm", r"mapa\.shared::cluster\.u32 ra, (%r\d+), %r\d+;", r"mapa.shared::cluster.u32 ra, \1, 0;", "mbarrier-misuse", "deadlock", "async-overwrite"),
-    _edit("released at no CTA of the cluster", "cluster gemm", r"mapa\.shared::cluster\.u32 ra, (%r\d+), %r\d+;", r"mapa.shared::cluster.u32 ra, \1, 2;", "out-of-bounds"),
+    _edit(
+        "stage released twice",
+        "gemm",
+        f"({_ARRIVE_EMPTY})",
+        r"\1\n\1",
+        "mbarrier-misuse",
+        "async-overwrite",
+        "deadlock",
+    ),
+    _edit(
+        "arrive beside the barrier",
+        "gemm",
+        r"(\tmbarrier\.arrive\.shared::cta\.b64 _, \[%r\d+)\];",
+        r"\1+64];",
+        "mbarrier-misuse",
+        "out-of-bounds",
+    ),
+    _edit(
+        "arrive at half a barrier",
+        "gemm",
+        r"(\tmbarrier\.arrive\.shared::cta\.b64 _, \[%r\d+)\];",
+        r"\1+4];",
+        "misaligned",
+    ),
+    _edit(
+        "released at one CTA only",
+        "cluster gemm",
+        r"mapa\.shared::cluster\.u32 ra, (%r\d+), %r\d+;",
+        r"mapa.shared::cluster.u32 ra, \1, 0;",
+        "mbarrier-misuse",
+        "deadlock",
+        "async-overwrite",
+    ),
+    _edit(
+        "released at no CTA of the cluster",
+        "cluster gemm",
+        r"mapa\.shared::cluster\.u32 ra, (%r\d+), %r\d+;",
+        r"mapa.shared::cluster.u32 ra, \1, 2;",
+        "out-of-bounds",
+    ),
     # wgmma
     _drop("no wgmma.fence", "gemm", r"wgmma\.fence\.sync\.aligned;", "missing-wgmma-fence"),
-    _drop("no wgmma.commit_group", "gemm", r"wgmma\.commit_group\.sync\.aligned;", "wgmma-register", "wgmma-uncommitted"),
+    _drop(
+        "no wgmma.commit_group", "gemm", r"wgmma\.commit_group\.sync\.aligned;", "wgmma-register", "wgmma-uncommitted"
+    ),
     _drop("no wgmma.wait_group", "gemm", r"wgmma\.wait_group\.sync\.aligned 0;", "wgmma-register"),
-    _edit("wgmma.wait_group 1", "gemm", r"wgmma\.wait_group\.sync\.aligned 0;", "wgmma.wait_group.sync.aligned 1;", "wgmma-register"),
-    _edit("wait after the release", "cluster gemm", r"(wgmma\.wait_group\.sync\.aligned) 0;", r"\1 2;", "wgmma-register", "async-overwrite"),
-    _edit("first wgmma accumulates", "gemm", r"setp\.ne\.b32 p, (%r\d+), 0;", r"setp.eq.b32 p, \1, 0;", "uninitialized-register", WRONG),
+    _edit(
+        "wgmma.wait_group 1",
+        "gemm",
+        r"wgmma\.wait_group\.sync\.aligned 0;",
+        "wgmma.wait_group.sync.aligned 1;",
+        "wgmma-register",
+    ),
+    _edit(
+        "wait after the release",
+        "cluster gemm",
+        r"(wgmma\.wait_group\.sync\.aligned) 0;",
+        r"\1 2;",
+        "wgmma-register",
+        "async-overwrite",
+    ),
+    _edit(
+        "first wgmma accumulates",
+        "gemm",
+        r"setp\.ne\.b32 p, (%r\d+), 0;",
+        r"setp.eq.b32 p, \1, 0;",
+        "uninitialized-register",
+        WRONG,
+    ),
     _edit("negated A", "gemm", _WGMMA_TAIL, r"\1, -1, 1;", WRONG),
     _edit("A read as e5m2", "gemm", r"m64n128k32\.f32\.e4m3\.e4m3", "m64n128k32.f32.e5m2.e4m3", WRONG),
-    _edit("diverged wgmma.fence", "gemm", r"wgmma\.fence\.sync\.aligned;", "@%p6 wgmma.fence.sync.aligned;", "divergence"),
+    _edit(
+        "diverged wgmma.fence", "gemm", r"wgmma\.fence\.sync\.aligned;", "@%p6 wgmma.fence.sync.aligned;", "divergence"
+    ),
     # descriptors
     _edit("descriptor without swizzle", "gemm", _DESCRIPTOR, r"\1, 274877972480;", WRONG),
-    _edit("descriptor with another stride", "gemm", _DESCRIPTOR, r"\1, 4611686155866406912;", WRONG, "descriptor", "uninitialized-memory"),
+    _edit(
+        "descriptor with another stride",
+        "gemm",
+        _DESCRIPTOR,
+        r"\1, 4611686155866406912;",
+        WRONG,
+        "descriptor",
+        "uninitialized-memory",
+    ),
     _edit("reserved descriptor bit", "gemm", _DESCRIPTOR, r"\1, 4611686293305376768;", "descriptor"),
     _edit("K step too small", "gemm", r"4611686293305360386", "4611686293305360385", WRONG),
     _edit("K step past the swizzle row", "gemm", r"4611686293305360390", "4611686293305360391", "descriptor"),
-    _edit("descriptor far outside", "gemm", _DESCRIPTOR, r"\1, 4611686293305376640;\n\tand.b64 %rd10, %rd10, -1;\n\tor.b64 %rd10, %rd10, 16383;", "descriptor"),
+    _edit(
+        "descriptor far outside",
+        "gemm",
+        _DESCRIPTOR,
+        r"\1, 4611686293305376640;\n\tand.b64 %rd10, %rd10, -1;\n\tor.b64 %rd10, %rd10, 16383;",
+        "descriptor",
+    ),
     # epilogue
-    _drop("no proxy fence before the store", "gemm", r"fence\.proxy\.async\.shared::cta;", "missing-proxy-fence", occurrence=-1),
-    _edit("only the storing thread fences, before the barrier", "gemm", r"fence\.proxy\.async\.shared::cta;", "@!%p9 fence.proxy.async.shared::cta;", "missing-proxy-fence", occurrence=-1),
+    _drop(
+        "no proxy fence before the store",
+        "gemm",
+        r"fence\.proxy\.async\.shared::cta;",
+        "missing-proxy-fence",
+        occurrence=-1,
+    ),
+    _edit(
+        "only the storing thread fences, before the barrier",
+        "gemm",
+        r"fence\.proxy\.async\.shared::cta;",
+        "@!%p9 fence.proxy.async.shared::cta;",
+        "missing-proxy-fence",
+        occurrence=-1,
+    ),
     _drop("no barrier before the store", "gemm", r"bar\.sync %r\d+, 128;", "race", occurrence=-1),
     _drop("source not waited for", "cluster gemm", r"cp\.async\.bulk\.wait_group\.read 0;", "source-reused"),
-    _edit("one group too many allowed", "cluster gemm", r"cp\.async\.bulk\.wait_group\.read 0;", "cp.async.bulk.wait_group.read 1;", "source-reused"),
+    _edit(
+        "one group too many allowed",
+        "cluster gemm",
+        r"cp\.async\.bulk\.wait_group\.read 0;",
+        "cp.async.bulk.wait_group.read 1;",
+        "source-reused",
+    ),
     _drop("no barrier before the next tile", "cluster gemm", r"bar\.sync %r\d+, 128;", "source-reused"),
     _drop("no bulk commit", "cluster gemm", r"cp\.async\.bulk\.commit_group;", "source-reused", "exit-in-flight"),
     _drop("exit before the store is read", "gemm", r"cp\.async\.bulk\.wait_group 0;", "exit-in-flight"),
     _edit("stmatrix misaligned", "gemm", _STMATRIX, r"\1+8]", "misaligned"),
     _edit("stmatrix one row down", "gemm", _STMATRIX, r"\1+128]", WRONG, "race", "uninitialized-memory"),
-    _edit("store from a misaligned address", "gemm", _STORE, r"cp.async.bulk.tensor.2d.global.shared::cta.bulk_group \1, \2+64];", "misaligned"),
-    _edit("store of unwritten memory", "gemm", _STORE, r"cp.async.bulk.tensor.2d.global.shared::cta.bulk_group \1, \2+16384];", WRONG, "uninitialized-memory", "race", "out-of-bounds", occurrence=1),
+    _edit(
+        "store from a misaligned address",
+        "gemm",
+        _STORE,
+        r"cp.async.bulk.tensor.2d.global.shared::cta.bulk_group \1, \2+64];",
+        "misaligned",
+    ),
+    _edit(
+        "store of unwritten memory",
+        "gemm",
+        _STORE,
+        r"cp.async.bulk.tensor.2d.global.shared::cta.bulk_group \1, \2+16384];",
+        WRONG,
+        "uninitialized-memory",
+        "race",
+        "out-of-bounds",
+        occurrence=1,
+    ),
     # named barriers
     _edit("wrong thread count", "gemm", r"(bar\.sync %r\d+), 128;", r"\1, 256;", "deadlock"),
     _edit("count not a multiple of 32", "gemm", r"(bar\.sync %r\d+), 128;", r"\1, 100;", "barrier-misuse"),
-    _edit("two groups share a barrier", "gemm", r"bar\.sync %r\d+, 128;", "bar.sync 1, 128;", "race", "source-reused", "barrier-misuse", "deadlock", occurrence=-1, schedule="random"),
+    _edit(
+        "two groups share a barrier",
+        "gemm",
+        r"bar\.sync %r\d+, 128;",
+        "bar.sync 1, 128;",
+        "race",
+        "source-reused",
+        "barrier-misuse",
+        "deadlock",
+        occurrence=-1,
+        schedule="random",
+    ),
     _edit("barrier 16", "gemm", r"bar\.sync %r\d+, 128;", "bar.sync 16, 128;", "barrier-misuse"),
     # TMA
-    _edit("load to a misaligned address", "gemm", _LOAD, r"cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes \1+64], \2\3, \4}], \5];", "misaligned"),
-    _edit("load past shared memory", "gemm", _LOAD, r"cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes \1+200704], \2\3, \4}], \5];", "out-of-bounds"),
-    _edit("load over the next buffer", "gemm", _LOAD, r"cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes \1+65536], \2\3, \4}], \5];", "async-overwrite", "uninitialized-memory", WRONG),
-    _edit("coordinates exchanged", "gemm", _LOAD, r"cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes \1], \2\4, \3}], \5];", WRONG, occurrence=3),
-    _edit("signals another barrier", "gemm", _LOAD, r"cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes \1], \2\3, \4}], \5+8];", "transaction-count", "async-read-early"),
-    _edit("not a tensor map", "gemm", r"cvta\.param\.u64 \t(%rd\d+), (%rd\d+);", r"cvta.param.u64 \t\1, \2;\n\tadd.s64 \1, \1, 64;", "tensor-map", occurrence=1),
-    _edit("multicast misses the peer", "cluster gemm", r"mov\.u16 \t(%rs\d+), 3;", r"mov.u16 \t\1, 1;", "transaction-count", "deadlock", occurrence=None),
-    _edit("multicast beyond the cluster", "cluster gemm", r"mov\.u16 \t(%rs\d+), 3;", r"mov.u16 \t\1, 7;", "out-of-bounds", occurrence=None),
+    _edit(
+        "load to a misaligned address",
+        "gemm",
+        _LOAD,
+        r"cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes \1+64], \2\3, \4}], \5];",
+        "misaligned",
+    ),
+    _edit(
+        "load past shared memory",
+        "gemm",
+        _LOAD,
+        r"cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes \1+200704], \2\3, \4}], \5];",
+        "out-of-bounds",
+    ),
+    _edit(
+        "load over the next buffer",
+        "gemm",
+        _LOAD,
+        r"cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes \1+65536], \2\3, \4}], \5];",
+        "async-overwrite",
+        "uninitialized-memory",
+        WRONG,
+    ),
+    _edit(
+        "coordinates exchanged",
+        "gemm",
+        _LOAD,
+        r"cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes \1], \2\4, \3}], \5];",
+        WRONG,
+        occurrence=3,
+    ),
+    _edit(
+        "signals another barrier",
+        "gemm",
+        _LOAD,
+        r"cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes \1], \2\3, \4}], \5+8];",
+        "transaction-count",
+        "async-read-early",
+    ),
+    _edit(
+        "not a tensor map",
+        "gemm",
+        r"cvta\.param\.u64 \t(%rd\d+), (%rd\d+);",
+        r"cvta.param.u64 \t\1, \2;\n\tadd.s64 \1, \1, 64;",
+        "tensor-map",
+        occurrence=1,
+    ),
+    _edit(
+        "multicast misses the peer",
+        "cluster gemm",
+        r"mov\.u16 \t(%rs\d+), 3;",
+        r"mov.u16 \t\1, 1;",
+        "transaction-count",
+        "deadlock",
+        occurrence=None,
+    ),
+    _edit(
+        "multicast beyond the cluster",
+        "cluster gemm",
+        r"mov\.u16 \t(%rs\d+), 3;",
+        r"mov.u16 \t\1, 7;",
+        "out-of-bounds",
+        occurrence=None,
+    ),
     # registers, memory, exit
     _drop("register never written", "gemm", r"mul\.f32 \t%f\d+, %f\d+, %f\d+;", "uninitialized-register"),
-    _edit("scale read from a barrier", "gemm", r"(ld\.shared\.f32 %f\d+), \[%r\d+\];", r"\1, [%r90];", "mbarrier-misuse"),
-    _edit("global read out of bounds", "gemm", r"(ld\.global\.nc\.f32 \t%f\d+, \[%rd\d+)\];", r"\1+4096];", "out-of-bounds"),
+    _edit(
+        "scale read from a barrier", "gemm", r"(ld\.shared\.f32 %f\d+), \[%r\d+\];", r"\1, [%r90];", "mbarrier-misuse"
+    ),
+    _edit(
+        "global read out of bounds",
+        "gemm",
+        r"(ld\.global\.nc\.f32 \t%f\d+, \[%rd\d+)\];",
+        r"\1+4096];",
+        "out-of-bounds",
+    ),
     _edit("misaligned shared load", "gemm", r"(ld\.shared\.f32 %f\d+, \[%r\d+)\];", r"\1+2];", "misaligned"),
-    _edit("too many registers", "gemm", r"setmaxnreg\.inc\.sync\.aligned\.u32 232;", "setmaxnreg.inc.sync.aligned.u32 240;", "register-pool"),
-    _edit("dec that increases", "gemm", r"setmaxnreg\.dec\.sync\.aligned\.u32 40;", "setmaxnreg.dec.sync.aligned.u32 176;", "register-pool"),
+    _edit(
+        "too many registers",
+        "gemm",
+        r"setmaxnreg\.inc\.sync\.aligned\.u32 232;",
+        "setmaxnreg.inc.sync.aligned.u32 240;",
+        "register-pool",
+    ),
+    _edit(
+        "dec that increases",
+        "gemm",
+        r"setmaxnreg\.dec\.sync\.aligned\.u32 40;",
+        "setmaxnreg.dec.sync.aligned.u32 176;",
+        "register-pool",
+    ),
     _drop("exit while the peer arrives", "cluster gemm", _CLUSTER_SYNC, "exit-peer", occurrence=-1),
-    _drop("leave without waiting for the cluster", "cluster gemm", r"barrier\.cluster\.wait\.acquire\.aligned;", "exit-peer", occurrence=-1),
+    _drop(
+        "leave without waiting for the cluster",
+        "cluster gemm",
+        r"barrier\.cluster\.wait\.acquire\.aligned;",
+        "exit-peer",
+        occurrence=-1,
+    ),
     _edit("trap", "gemm", r"bar\.sync \t0;", "trap;", "trap"),
     # small kernels
     _drop("peer read before it wrote", "cluster", _CLUSTER_SYNC, "race", "uninitialized-memory"),
     _drop("peer exits while being read", "cluster", _CLUSTER_SYNC, "exit-peer", occurrence=-1),
     _edit("relaxed cluster barrier", "cluster", r"arrive\.release\.aligned", "arrive.relaxed.aligned", "race"),
-    _edit("cluster wait without arrive", "cluster", r"barrier\.cluster\.arrive\.release\.aligned;", "", "barrier-misuse"),
+    _edit(
+        "cluster wait without arrive", "cluster", r"barrier\.cluster\.arrive\.release\.aligned;", "", "barrier-misuse"
+    ),
     _edit("rank outside the cluster", "cluster", r"xor\.b32 r, r, 1;", "add.u32 r, r, 2;", "out-of-bounds"),
     _edit("remote address in a local load", "cluster", r"ld\.shared::cluster\.b32", "ld.shared.b32", "out-of-bounds"),
     _drop("cp.async not waited for", "copy", r"cp\.async\.wait_group 0;", "race"),
@@ -191,15 +484,26 @@ MUTATIONS = [
     _edit("barrier of another CTA", "send", r"\[rb\];", "[b];", "mbarrier-misuse"),
     _drop("no barrier before remote stores", "send", _CLUSTER_SYNC, "race", "mbarrier-misuse"),
     _drop("lane 0 signals for the warp", "signal", r"bar\.warp\.sync 0xffffffff;", "race"),
-    _edit("relaxed arrival", "signal", r"mbarrier\.arrive\.shared::cta", "mbarrier.arrive.relaxed.cta.shared::cta", "race"),
+    _edit(
+        "relaxed arrival", "signal", r"mbarrier\.arrive\.shared::cta", "mbarrier.arrive.relaxed.cta.shared::cta", "race"
+    ),
     _edit("relaxed wait", "signal", r"mbarrier\.try_wait\.parity", "mbarrier.try_wait.parity.relaxed.cta", "race"),
     # Blackwell
     _drop("scales without proxy fence", "blackwell", r"fence\.proxy\.async\.shared::cta;", "missing-proxy-fence"),
     _drop("no final commit", "blackwell", r"tcgen05\.commit[^;]*;", "deadlock", occurrence=-1),
-    _drop("accumulator not waited for", "blackwell", r"tcgen05\.fence::after_thread_sync;", "tcgen05-order", occurrence=-2),
+    _drop(
+        "accumulator not waited for", "blackwell", r"tcgen05\.fence::after_thread_sync;", "tcgen05-order", occurrence=-2
+    ),
     _drop("tensor memory leaked", "blackwell", r"tcgen05\.dealloc[^;]*;", "tmem-allocation"),
     _drop("tcgen05.ld not waited for", "blackwell", r"tcgen05\.wait::ld\.sync\.aligned;", "tcgen05-order"),
-    _edit("stage freed at the leader only", "blackwell pair", r"(tcgen05\.commit\.[^;]*, )(%rs\d+);", r"\1 1;", "deadlock", occurrence=None),
+    _edit(
+        "stage freed at the leader only",
+        "blackwell pair",
+        r"(tcgen05\.commit\.[^;]*, )(%rs\d+);",
+        r"\1 1;",
+        "deadlock",
+        occurrence=None,
+    ),
 ]
 
 

@@ -4,7 +4,9 @@ import pytest
 from ir_texts import ASYNC, PROMOTED, edited, opt, refused
 
 
-@pytest.mark.parametrize(("cluster", "shared"), [("[2, 1]", "%b, row=%n0"), ("[1, 2]", "%a, row=%m0"), ("[4, 1]", "%b, row=%n0")])
+@pytest.mark.parametrize(
+    ("cluster", "shared"), [("[2, 1]", "%b, row=%n0"), ("[1, 2]", "%a, row=%m0"), ("[4, 1]", "%b, row=%n0")]
+)
 def test_the_common_operand_is_shared(cluster: str, shared: str):
     size = int(cluster[1]) * int(cluster[4])
     name = shared[1]
@@ -12,7 +14,10 @@ def test_the_common_operand_is_shared(cluster: str, shared: str):
         ASYNC,
         ("stage_bytes=16}]}", f"stage_bytes=16}}], cluster={size}}}"),
         ("tile=[128, 64]}", f"tile=[128, 64], cluster={cluster}}}"),
-        (f'source={shared}, col=%k0) {{buffer="{name}"}}', f'source={shared}, col=%k0) {{buffer="{name}", multicast={size}}}'),
+        (
+            f'source={shared}, col=%k0) {{buffer="{name}"}}',
+            f'source={shared}, col=%k0) {{buffer="{name}", multicast={size}}}',
+        ),
     )
 
 

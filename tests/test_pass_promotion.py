@@ -37,7 +37,9 @@ def test_two_products_in_a_step():
 
 
 def test_the_async_level_is_too_late():
-    refused(ASYNC, "pass promotion does not apply here", "got: async", "need: a module of level tile", passes="promotion")
+    refused(
+        ASYNC, "pass promotion does not apply here", "got: async", "need: a module of level tile", passes="promotion"
+    )
 
 
 def test_shapes_must_agree():

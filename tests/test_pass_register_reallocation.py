@@ -41,7 +41,10 @@ def test_it_needs_roles():
 
 @pytest.mark.parametrize(
     ("change", "got"),
-    [(('name="math", warps=8', 'name="math", warps=6'), "'math', 6 warps"), (('name="math"', 'name="maths"'), "'maths'")],
+    [
+        (('name="math", warps=8', 'name="math", warps=6'), "'math', 6 warps"),
+        (('name="math"', 'name="maths"'), "'maths'"),
+    ],
 )
 def test_the_math_role_comes_first_in_whole_warpgroups(change: tuple[str, str], got: str):
     refused(edited(ROLES, change), "registers change hands per warpgroup", got,

@@ -38,7 +38,9 @@ def test_alignments_are_options():
 
 def test_an_exchange_tile_lies_over_the_stages():
     """Its barrier does not: partial sums are announced while they lie there."""
-    text = opt(PROMOTED, "split-k{parts=2},pipelining{stages=3,scale_copy=lanes},epilogue-staging,shared-memory-allocation")
+    text = opt(
+        PROMOTED, "split-k{parts=2},pipelining{stages=3,scale_copy=lanes},epilogue-staging,shared-memory-allocation"
+    )
     assert offsets(text) == {
         "a": 0, "b": 49152, "sa": 73728, "sb": 75264, "ring.offset": 75312, "exchange.offset": 0,
         "exchange.barrier_offset": 75360,
@@ -48,7 +50,9 @@ def test_an_exchange_tile_lies_over_the_stages():
 
 def test_barriers_lie_behind_an_exchange_tile_that_is_longer_than_the_ring():
     """One stage ends at 25104, the exchange tile of 128 · 72 floats at 36864."""
-    text = opt(PROMOTED, "split-k{parts=2},pipelining{stages=1,scale_copy=lanes},epilogue-staging,shared-memory-allocation")
+    text = opt(
+        PROMOTED, "split-k{parts=2},pipelining{stages=1,scale_copy=lanes},epilogue-staging,shared-memory-allocation"
+    )
     assert offsets(text)["ring.offset"] == 36864
     assert offsets(text)["exchange.barrier_offset"] == 36880
     assert "smem_bytes=36888" in text

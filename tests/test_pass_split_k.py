@@ -8,9 +8,12 @@ def test_steps_are_dealt_out_and_sums_reduced_before_the_epilogue():
         PROMOTED,
         ("tile=[128, 64]}", "tile=[128, 64], split=4, persistent=false}"),
         ("{extent=256, step=128}", "{extent=256, step=128, parts=4}"),
-        ("    %out = tile.map(acc=%sum)",
-         "    %total = tile.reduce_parts(value=%sum) {parts=4} : frag<f32, [128, 64]>\n    %out = tile.map(acc=%total)"),
-    )  # fmt: skip
+        (
+            "    %out = tile.map(acc=%sum)",
+            "    %total = tile.reduce_parts(value=%sum) {parts=4} : frag<f32, [128, 64]>\n"
+            "    %out = tile.map(acc=%total)",
+        ),
+    )
 
 
 def test_one_part_changes_nothing():

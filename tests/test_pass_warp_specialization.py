@@ -66,7 +66,12 @@ def test_loaders_keep_the_cluster_and_the_parts():
 
 
 def test_it_runs_once():
-    refused(ASYNC, "the module has roles already", "fix: run the pass once", passes="warp-specialization,warp-specialization")
+    refused(
+        ASYNC,
+        "the module has roles already",
+        "fix: run the pass once",
+        passes="warp-specialization,warp-specialization",
+    )
 
 
 def test_it_needs_a_ring():

@@ -50,12 +50,12 @@ def emulate(
         block: threads in x, y, z.
         cluster: CTAs of a cluster in x, y, z; the grid must be divisible by it.
         smem_bytes: dynamic shared memory per CTA.
-        params: one per kernel parameter: a number, a numpy array or ``Uninitialized`` (its device pointer, memory changed
-            in place), or a ``TensorMap``. The same array may appear several times.
+        params: one per kernel parameter: a number, a numpy array or ``Uninitialized`` (its device pointer, memory
+            changed in place), or a ``TensorMap``. The same array may appear several times.
         seed: of the scheduler.
         schedule: ``fifo``, ``random`` or ``adversarial``.
         numerics: ``hardware`` (the tensor cores' accumulation rule) or ``fp32`` (exact products, one rounding).
-        source: the CUDA source, whose ``// ir: …`` comments then appear in findings.
+        source: the CUDA source, whose ``// … [op]`` comments then name the IR op in findings.
         num_sms: number of SMs the kernel sees.
 
     Returns:
@@ -103,10 +103,14 @@ def _check_dims(
         raise EmulationError("too many threads in a CTA", where="block", got=threads, need=f"at most {MAX_THREADS}")
     for name, wrong in (("reqntid", lambda n: n != threads), ("maxntid", lambda n: threads > n)):
         if name in program.performance and wrong(int(np.prod(program.performance[name]))):
-            raise EmulationError(f"the kernel's .{name} forbids this block", where="block", got=block, need=program.performance[name])
+            raise EmulationError(
+                f"the kernel's .{name} forbids this block", where="block", got=block, need=program.performance[name]
+            )
     required = program.performance.get("reqnctapercluster")
     if required and tuple((*required, 1, 1)[:3]) != cluster:
         raise EmulationError("the kernel requires another cluster", where="cluster", got=cluster, need=required)
     if int(np.prod(cluster)) > MAX_CLUSTER or any(g % c for g, c in zip(grid, cluster, strict=True)):
-        raise EmulationError("the grid is not a whole number of clusters", where="cluster", got=f"grid {grid}, cluster {cluster}")
+        raise EmulationError(
+            "the grid is not a whole number of clusters", where="cluster", got=f"grid {grid}, cluster {cluster}"
+        )
     return grid, block, cluster

@@ -116,19 +116,26 @@ def _memory_of(array: np.ndarray, size: int) -> NDArray[np.uint8]:
     if array.flags.c_contiguous:
         return array.reshape(-1).view(np.uint8)
     address = array.__array_interface__["data"][0]
-    flat = np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8)
+    flat = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
     flat.flags.writeable = array.flags.writeable
     return flat
 
 
 def _check_size(param: ast.Param, size: int, what: str) -> None:
     if param.size != size:
-        raise EmulationError(f"{what} for a parameter of another size", where=param.name, got=f"{size} bytes", need=f"{param.size} bytes")
+        raise EmulationError(
+            f"{what} for a parameter of another size", where=param.name, got=f"{size} bytes", need=f"{param.size} bytes"
+        )
 
 
 def _scalar(param: ast.Param, value: Any) -> bytes:
     if param.type not in _SCALARS or param.size not in (1, 2, 4, 8) or isinstance(value, (str, type(None))):
-        raise EmulationError("this value cannot be passed here", where=param.name, got=repr(value), need=f".{param.type}, {param.size} bytes")
+        raise EmulationError(
+            "this value cannot be passed here",
+            where=param.name,
+            got=repr(value),
+            need=f".{param.type}, {param.size} bytes",
+        )
     try:
         code = _SCALARS[param.type]
         if code in "fd":
@@ -138,4 +145,6 @@ def _scalar(param: ast.Param, value: Any) -> bytes:
             raise ValueError(f"{value} does not fit {bits} bits")
         return (number & ((1 << bits) - 1)).to_bytes(param.size, "little")
     except (struct.error, TypeError, ValueError, OverflowError) as error:
-        raise EmulationError("the value does not fit the parameter", where=param.name, got=repr(value), need=f".{param.type}") from error
+        raise EmulationError(
+            "the value does not fit the parameter", where=param.name, got=repr(value), need=f".{param.type}"
+        ) from error

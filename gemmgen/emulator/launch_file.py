@@ -17,7 +17,19 @@ from gemmgen.emulator.report import Report
 from gemmgen.emulator.tensor_map import TensorMap
 from gemmgen.errors import EmulationError
 
-_TOP_KEYS = {"entry", "grid", "block", "cluster", "smem_bytes", "arrays", "params", "seed", "schedule", "numerics", "num_sms"}
+_TOP_KEYS = {
+    "entry",
+    "grid",
+    "block",
+    "cluster",
+    "smem_bytes",
+    "arrays",
+    "params",
+    "seed",
+    "schedule",
+    "numerics",
+    "num_sms",
+}
 _REQUIRED = ("grid", "block", "params")
 _ARRAY_KEYS = {"file", "key", "zeros", "nan", "uninitialized", "dtype", "shape", "output"}
 _MAP_KEYS = {"tensor_map", "dims", "strides", "box", "element", "swizzle", "fill", "offset"}
@@ -149,7 +161,9 @@ class _Reader:
         self._mapping(entry, where, _ARRAY_KEYS)
         sources = [key for key in _SOURCES if entry.get(key)]
         if len(sources) != 1:
-            raise self._error("an array needs exactly one source", where, got=", ".join(sources) or "none", need=" | ".join(_SOURCES))
+            raise self._error(
+                "an array needs exactly one source", where, got=", ".join(sources) or "none", need=" | ".join(_SOURCES)
+            )
         source = sources[0]
         if source == "file":
             self._arrays[name] = self._load(entry, where)
@@ -167,7 +181,7 @@ class _Reader:
         except (OSError, ValueError) as error:
             raise self._error("cannot read the array", where, got=str(error)) from error
         if isinstance(loaded, np.lib.npyio.NpzFile):
-            key = entry.get("key")
+            key = str(entry.get("key"))
             if key not in loaded:
                 raise self._error("no such key in the .npz", where, got=key, need=", ".join(loaded.files))
             loaded = loaded[key]
@@ -228,7 +242,7 @@ class _Reader:
             return self._argument(value, where)
         if isinstance(value, dict) and set(value) == {"array"}:
             return self._argument(value["array"], where)
-        self._mapping(value, where, _MAP_KEYS)
+        value = self._mapping(value, where, _MAP_KEYS)
         for key in ("tensor_map", "dims", "box", "element"):
             if key not in value:
                 raise self._error("a tensor map lacks a key", where, need=key)

@@ -15,6 +15,7 @@ from gemmgen.errors import EmulationError
 from gemmgen.runtime.launch_plan import LaunchPlan, Param, PointerParam, TensorMapParam
 
 DEFAULT_OUTPUTS = ("d",)
+PITCH_ALIGN = 16
 
 
 def emulate_plan(
@@ -40,7 +41,10 @@ def emulate_plan(
         sizes: M, N and K of the call.
         outputs: operands that count as unwritten before the launch.
         num_sms: SMs that the grid of a persistent kernel is made for.
-        seed, schedule, numerics, source: as for ``emulate``.
+        seed: as for ``emulate``.
+        schedule: as for ``emulate``.
+        numerics: as for ``emulate``.
+        source: as for ``emulate``.
 
     Raises:
         EmulationError: an operand is missing, or the PTX uses something the emulator does not know.
@@ -67,7 +71,9 @@ def emulate_plan(
 class _Binder:
     """Turns a plan's parameters into arguments of ``emulate``."""
 
-    def __init__(self, operands: Mapping[str, np.ndarray], sizes: tuple[int, int, int], outputs: tuple[str, ...]) -> None:
+    def __init__(
+        self, operands: Mapping[str, np.ndarray], sizes: tuple[int, int, int], outputs: tuple[str, ...]
+    ) -> None:
         self._operands = operands
         self._sizes = dict(zip("MNK", sizes, strict=True))
         self._outputs = outputs
@@ -97,9 +103,21 @@ class _Binder:
     def _tensor_map(self, param: TensorMapParam) -> TensorMap:
         array = self._operand(param.operand)
         if array.ndim != len(param.box):
-            raise EmulationError("the operand has another rank than its tensor map", where=param.operand, got=array.shape)
-        if array.strides[-1] != array.dtype.itemsize and array.shape[-1] > 1:
-            raise EmulationError("the operand's rows are not contiguous", where=param.operand, got=array.strides)
-        dims = tuple(reversed(array.shape))
-        strides = tuple(reversed(array.strides[:-1]))
-        return TensorMap(self._argument(param.operand), dims, strides, param.box, param.dtype, param.swizzle)
+            raise EmulationError(
+                "the operand has another rank than its tensor map",
+                where=param.operand,
+                got=array.shape,
+                need="2 dimensions",
+            )
+        (rows, cols), (row_pitch, col_pitch) = array.shape, array.strides
+        if param.transposed:
+            rows, cols, row_pitch, col_pitch = cols, rows, col_pitch, row_pitch
+        if col_pitch != array.dtype.itemsize and cols > 1:
+            raise EmulationError(
+                "the map's rows are not contiguous", where=param.operand, got=f"strides {array.strides}"
+            )
+        if rows == 1:
+            # The pitch of a single row is never used, and numpy may give it any value.
+            row_pitch = -(-cols * array.dtype.itemsize // PITCH_ALIGN) * PITCH_ALIGN
+        argument = self._argument(param.operand)
+        return TensorMap(argument, (cols, rows), (row_pitch,), param.box, param.dtype, param.swizzle)

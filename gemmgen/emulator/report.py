@@ -108,7 +108,7 @@ class Finding:
         }
 
 
-class LaunchAborted(Exception):  # noqa: N818 - control flow, not an error a user sees
+class LaunchAborted(Exception):
     """The launch cannot go on; the finding is already in the report."""
 
 
@@ -152,7 +152,7 @@ class Recorder:
 
     Args:
         program: the kernel.
-        source: its CUDA source, for IR comments, or None.
+        source: its CUDA source, for the comments that name IR ops, or None.
     """
 
     MAX_FINDINGS = 64
@@ -174,7 +174,9 @@ class Recorder:
         if len(self.report.findings) < self.MAX_FINDINGS:
             self.report.findings.append(finding)
 
-    def fatal(self, kind: Kind, message: str, pc: int | None, who: str = "", other_pc: int | None = None) -> LaunchAborted:
+    def fatal(
+        self, kind: Kind, message: str, pc: int | None, who: str = "", other_pc: int | None = None
+    ) -> LaunchAborted:
         """Record a finding after which the launch cannot go on; raise what is returned."""
         self.add(kind, message, pc, who, other_pc)
         return LaunchAborted(message)
@@ -190,11 +192,11 @@ class Recorder:
         return Place(instruction.line, text, cuda_line, self._ir_op(cuda_line))
 
     def _ir_op(self, cuda_line: int | None) -> str | None:
-        """The nearest ``// ir: …`` comment at or above the line, inside the same function."""
+        """The op that the nearest comment at or above the line names at its end: ``// … [op]``."""
         if cuda_line is None or not self._source:
             return None
         for line in reversed(self._source[: min(cuda_line, len(self._source))]):
-            found = re.search(r"//\s*ir:\s*(.+?)\s*$", line)
+            found = re.search(r"//.*\[([\w.\-]+)\]\s*$", line)
             if found:
                 return found.group(1)
             if line.startswith("}"):

@@ -63,9 +63,13 @@ class TensorMap:
         """
         element = ALIASES.get(self.element, self.element)
         if element not in ELEMENT_CODES:
-            raise EmulationError("unknown element type of a tensor map", where=name, got=element, need=", ".join(ELEMENT_CODES))
+            raise EmulationError(
+                "unknown element type of a tensor map", where=name, got=element, need=", ".join(ELEMENT_CODES)
+            )
         if self.swizzle not in SWIZZLES:
-            raise EmulationError("unknown swizzle of a tensor map", where=name, got=self.swizzle, need=", ".join(SWIZZLES))
+            raise EmulationError(
+                "unknown swizzle of a tensor map", where=name, got=self.swizzle, need=", ".join(SWIZZLES)
+            )
         if self.fill not in FILLS:
             raise EmulationError("unknown fill of a tensor map", where=name, got=self.fill, need=", ".join(FILLS))
         fields = MapFields(
@@ -121,7 +125,10 @@ class MapFields:
         """What cuTensorMapEncodeTiled would refuse, as (got, need), or None."""
         rank = len(self.dims)
         if not 1 <= rank <= MAX_RANK or len(self.box) != rank or len(self.strides) != rank - 1:
-            return f"rank {rank}, {len(self.box)} box and {len(self.strides)} stride entries", "rank 1..5, rank, rank - 1"
+            return (
+                f"rank {rank}, {len(self.box)} box and {len(self.strides)} stride entries",
+                "rank 1..5, rank, rank - 1",
+            )
         if self.address % 16:
             return f"address 0x{self.address:x}", "a multiple of 16"
         if any(not 1 <= d <= 1 << 32 for d in self.dims):
@@ -176,7 +183,9 @@ def decode_map(data: bytes) -> MapFields:
     if magic != _MAGIC:
         raise EmulationError("the operand is not a tensor map", got=data[:8].hex())
     if element not in _ELEMENTS or not 1 <= rank <= MAX_RANK or swizzle > 3 or fill > 1 or rest[19] or rest[20]:
-        raise EmulationError("a field of the tensor map is not modelled", got=f"element {element}, rank {rank}, swizzle {swizzle}")
+        raise EmulationError(
+            "a field of the tensor map is not modelled", got=f"element {element}, rank {rank}, swizzle {swizzle}"
+        )
     fields = MapFields(
         address,
         tuple(rest[:rank]),

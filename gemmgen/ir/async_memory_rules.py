@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from gemmgen.ir.async_ops import AsyncStoreOp, Engine, RingOp, StagingOp, tile_bytes
 from gemmgen.ir.core import Module, Op, Value
 from gemmgen.ir.rewrite import walk
-from gemmgen.ir.tile_ops import ReducePartsOp, extents, mem
+from gemmgen.ir.tile_ops import ReducePartsOp, mem
+from gemmgen.ir.types import MemType
 from gemmgen.ir.verifier import fail
 
 TILE_ALIGN_BYTES = 128
@@ -24,14 +25,24 @@ def check_stores(module: Module, stagings: dict[Value, StagingOp]) -> None:
         if isinstance(op, AsyncStoreOp):
             staging, value = stagings.get(op.staging), mem(op.value)
             if staging is None or staging.overlay:
-                fail(op, f"{op.staging} is no staging tile of its own", need="async.staging without overlay")
+                fail(
+                    op,
+                    f"{op.staging} is no staging tile of its own",
+                    got=staging.NAME + " with overlay" if staging else op.staging.type,
+                    need="async.staging without overlay",
+                )
             tile = mem(op.staging)
             if (tile.dtype, tile.shape) != (value.dtype, value.shape):
                 fail(op, "fragment and staging tile differ", got=value, need=tile)
         elif isinstance(op, ReducePartsOp) and op.exchange is not None:
             staging = stagings.get(op.exchange)
             if staging is None or not staging.overlay:
-                fail(op, f"{op.exchange} is no exchange tile", need="async.staging with overlay")
+                fail(
+                    op,
+                    f"{op.exchange} is no exchange tile",
+                    got=staging.NAME if staging else op.exchange.type,
+                    need="async.staging with overlay",
+                )
 
 
 @dataclass(frozen=True)
@@ -59,11 +70,11 @@ class _Place:
 
 def check_places(module: Module, rings: dict[Value, RingOp], stagings: dict[Value, StagingOp]) -> None:
     """Once shared memory is allocated, everything has an aligned place of its own inside it."""
-    for value in stagings:
-        extents(value)
+    for value, op in stagings.items():
+        _check_known(op, str(value), mem(value))
     for ring in rings.values():
         for buffer in ring.buffers:
-            extents(Value(buffer.name, buffer.type))
+            _check_known(ring, f"buffer '{buffer.name}'", buffer.type)
             if buffer.stage_bytes < buffer.tile_bytes:
                 fail(
                     ring,
@@ -93,6 +104,11 @@ def check_places(module: Module, rings: dict[Value, RingOp], stagings: dict[Valu
                     got=f"bytes {place.start} to {place.end}",
                     need=f"nothing of bytes {other.start} to {other.end}",
                 )
+
+
+def _check_known(op: Op, name: str, kind: MemType) -> None:
+    if not all(isinstance(extent, int) for extent in kind.shape):
+        fail(op, f"{name} needs a known shape", got=kind, need="integers")
 
 
 def _ring_places(rings: dict[Value, RingOp]) -> Iterator[_Place]:

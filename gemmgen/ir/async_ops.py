@@ -226,25 +226,6 @@ class AsyncLoadScalesOp(Op):
 
 @register_op
 @dataclass(frozen=True)
-class FetchScalesOp(Op):
-    """The few scales of the blocks that a tile touches, read from global memory by every multiplying thread.
-
-    ``%sbt = async.fetch_scales(source=%sb, row=%n0, col=%k0) {block=[128, 128]} : frag<f32, [1]>``
-    """
-
-    NAME: ClassVar[str] = "async.fetch_scales"
-    LEVELS: ClassVar[frozenset[Level]] = ASYNC_ONLY
-    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_GMEM})
-
-    source: Value = operand()
-    row: Value = operand()
-    col: Value = operand()
-    block: tuple[int, ...] = attr()
-    result: Value = result()
-
-
-@register_op
-@dataclass(frozen=True)
 class ReadOp(Op):
     """The tile of ``buffer`` in the stage waited for: ``%at = async.read(ring=%ring) {buffer="a"} : smem<…>``."""
 

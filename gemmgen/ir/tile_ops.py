@@ -110,7 +110,9 @@ class ForKOp(Op):
         last = self.body.terminator
         if not isinstance(last, YieldOp):
             raise IRError(
-                "a step of K ends with its carried values", got=last.NAME if last else None, need=YieldOp.NAME
+                "a step of K ends with its carried values",
+                got=last.NAME if last else "no terminator",
+                need=YieldOp.NAME,
             )
         yielded = last.values
         carried = [value.type for value in self.body.args[1:]]

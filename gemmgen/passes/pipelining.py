@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, TypeGuard
+from typing import ClassVar
 
 from gemmgen.errors import IRError
 from gemmgen.ir.async_ops import (
@@ -13,7 +13,6 @@ from gemmgen.ir.async_ops import (
     Buffer,
     CommitOp,
     Engine,
-    FetchScalesOp,
     ReadOp,
     ReleaseOp,
     RingOp,
@@ -22,9 +21,9 @@ from gemmgen.ir.async_ops import (
 )
 from gemmgen.ir.builder import Builder
 from gemmgen.ir.core import Level, Module, Op, Region, Value
-from gemmgen.ir.rewrite import NameSupply, map_ops, substitute, walk
+from gemmgen.ir.rewrite import NameSupply, map_ops, walk
 from gemmgen.ir.tile_ops import ForKOp, LoadOp, LoadScalesOp, mem
-from gemmgen.ir.types import RingType, frag
+from gemmgen.ir.types import RingType
 from gemmgen.passes.base import Pass
 from gemmgen.passes.registry import register_pass
 
@@ -37,7 +36,7 @@ class PipeliningPass(Pass):
     Before: a tile-level module whose K loop loads what it uses.
     After: an async-level module. Each step acquires a stage, starts its loads into it and commits it, then waits for
     it, reads it, computes, and releases it. One ring serves the loop; ``stages`` steps may be under way at once.
-    ``scale_copy`` says how row scales get there; with ``bulk``, scales of a block are fetched where they are used.
+    ``scale_copy`` says how one scale per row gets there; lanes copy the few scales of blocks.
     """
 
     stages: int = 4
@@ -54,29 +53,27 @@ class PipeliningPass(Pass):
         if len(loops) != 1:
             raise IRError("pipelining needs one loop over K", got=len(loops), need=1)
         b = Builder(NameSupply.of(module))
-        buffers = [self._buffer(op) for op in loops[0].body.ops if self._in_ring(op)]
+        buffers = [self._buffer(op) for op in loops[0].body.ops if isinstance(op, LoadOp | LoadScalesOp)]
         ring = b.add(RingOp, buffers=buffers, result=("ring", RingType(self.stages)))
         pipelined = map_ops(module, lambda op: self._through_ring(op, ring.result) if isinstance(op, ForKOp) else None)
         return pipelined.replace(level=Level.ASYNC, body=Region((), (*b.take(), *pipelined.body.ops)))
 
-    def _in_ring(self, op: Op) -> TypeGuard[LoadOp | LoadScalesOp]:
-        """Boxes go through the ring, and so do scales, but for those of a block when the copy engine loads the rest."""
-        if isinstance(op, LoadScalesOp):
-            return self.scale_copy is Engine.LANES or op.block[0] == 1
-        return isinstance(op, LoadOp)
+    def _engine(self, op: LoadScalesOp) -> Engine:
+        """Lanes copy the few scales of a block's tile; for one scale per row it is a choice."""
+        return self.scale_copy if op.block[0] == 1 else Engine.LANES
 
     def _buffer(self, op: LoadOp | LoadScalesOp) -> Buffer:
         kind = mem(op.result)
         if isinstance(op, LoadOp):
             return Buffer(op.source.name, kind, Engine.BULK, tile_bytes(kind))
-        pitch = self.bulk_pitch_bytes if self.scale_copy is Engine.BULK else self.lanes_pitch_bytes
-        padded = -(-tile_bytes(kind) // pitch) * pitch
-        return Buffer(op.source.name, kind, self.scale_copy, padded)
+        engine = self._engine(op)
+        pitch = self.bulk_pitch_bytes if engine is Engine.BULK else self.lanes_pitch_bytes
+        return Buffer(op.source.name, kind, engine, -(-tile_bytes(kind) // pitch) * pitch)
 
     def _through_ring(self, loop: ForKOp, ring: Value) -> ForKOp:
         """The loop with its loads in a ring stage, and everything else between wait and release."""
         b = Builder(origin=loop.origin)
-        loads = [op for op in loop.body.ops if self._in_ring(op)]
+        loads = [op for op in loop.body.ops if isinstance(op, LoadOp | LoadScalesOp)]
         b.add(AcquireOp, ring=ring)
         b.extend([self._start(op, ring) for op in loads])
         b.add(CommitOp, ring=ring)
@@ -84,15 +81,8 @@ class PipeliningPass(Pass):
         for op in loads:
             with b.at(op.origin):
                 b.add(ReadOp, ring=ring, buffer=op.source.name, result=op.result)
-        fetched: dict[Value, Value] = {}
-        for op in loop.body.ops:
-            if isinstance(op, LoadScalesOp) and not self._in_ring(op):
-                kind = frag(mem(op.result).dtype, *mem(op.result).shape)
-                fetched[op.result] = Value(op.result.name, kind)
-                b.append(FetchScalesOp(source=op.source, row=op.row, col=op.col, block=op.block,
-                                       result=fetched[op.result], origin=op.origin))  # fmt: skip
         rest = [op for op in loop.body.ops if not isinstance(op, LoadOp | LoadScalesOp)]
-        b.extend([substitute(op, fetched) for op in rest[:-1]])
+        b.extend(rest[:-1])
         b.add(ReleaseOp, ring=ring)
         b.append(rest[-1])
         return loop.replace(body=Region(loop.body.args, b.take()))
@@ -101,4 +91,4 @@ class PipeliningPass(Pass):
         place = {"ring": ring, "source": op.source, "row": op.row, "col": op.col, "buffer": op.source.name}
         if isinstance(op, LoadOp):
             return AsyncLoadOp(**place, origin=op.origin)
-        return AsyncLoadScalesOp(**place, block=op.block, engine=self.scale_copy, origin=op.origin)
+        return AsyncLoadScalesOp(**place, block=op.block, engine=self._engine(op), origin=op.origin)

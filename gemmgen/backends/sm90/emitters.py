@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gemmgen.backends.sm90 import hardware as hw
 from gemmgen.backends.sm90 import ops
 from gemmgen.backends.sm90.names import barrier, dim, offset, stage_address
 from gemmgen.emit.emission import Emission, Helper, emits, helpers
@@ -182,7 +183,8 @@ def _block_index(position: str, block: int) -> str:
 
 @emits(ops.CopyArriveOp, TARGET)
 def _copy_arrive(op: ops.CopyArriveOp, module: Module) -> Emission:
-    return statement(f"copy_async_arrive({barrier(op.barriers, op.cursor)});",
+    guard = "" if op.lanes == hw.WARP_THREADS else f"if (lane < {op.lanes}) "
+    return statement(f"{guard}copy_async_arrive({barrier(op.barriers, op.cursor)});",
                      "arrive when this lane's copies have landed", "copy_async_arrive")  # fmt: skip
 
 

@@ -14,7 +14,6 @@ GROUP_WARPS = 4
 GROUP_THREADS = GROUP_WARPS * WARP_THREADS
 SWIZZLE_BYTES = 128
 SWIZZLE_ATOM_BYTES = 8 * SWIZZLE_BYTES
-BULK_ALIGN = 128
 MATRIX_COLS = 8
 MAX_THREADS = 1024
 MAX_BOX = 256
@@ -42,9 +41,14 @@ def wgmma_swizzle_code(swizzle_bytes: int) -> int:
     return {128: 1, 64: 2, 32: 3}[swizzle_bytes]
 
 
-def full_arrivals(bulk: bool, lanes: bool) -> int:
+def copying_lanes(counts: list[int]) -> int:
+    """Lanes of a warp that have something to copy when they share out buffers of these many elements."""
+    return min(WARP_THREADS, max(counts, default=0))
+
+
+def full_arrivals(bulk: bool, lanes: int) -> int:
     """Arrivals per phase of a "full" barrier: one for the bulk loads of this CTA, one per lane that copies scales."""
-    return int(bulk) + WARP_THREADS * int(lanes)
+    return int(bulk) + lanes
 
 
 def empty_arrivals(math_warps: int, cluster: int) -> int:
@@ -119,4 +123,5 @@ def store_slab_columns(columns: int) -> int:
     for width in (64, 32, 16):
         if columns % width == 0:
             return width
-    raise ScheduleError("columns of the output tile", where="schedule.tile", got=columns, need="a multiple of 16")
+    raise ScheduleError("columns of the output tile", where="schedule.tile", got=columns, need="a multiple of 16",
+                        fix="change tile")  # fmt: skip

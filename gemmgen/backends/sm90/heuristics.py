@@ -234,9 +234,6 @@ def _from_tile(hints: ScheduleHints, target: Capability, scale_copy: str) -> Sch
         raise ScheduleError("the K extent of a tile", where="schedule.tile", got=hints.tile[2], need=STEP_K,
                             fix=f"write {STEP_K}: one scale block, one swizzle span")  # fmt: skip
     split = hints.split_k or (2 if hints.scheduler == "split_k" else 1)
-    if hints.scheduler == "persistent" and split > 1:
-        raise ScheduleError("scheduler and split_k contradict each other", where="schedule", got=f"split_k={split}",
-                            need="scheduler: split_k", fix="drop one of the two")  # fmt: skip
     rows = hints.tile[1] if hints.swap_ab else hints.tile[0]
     groups = hints.warps.math or (2 if rows % (2 * hw.WGMMA_ROWS) == 0 else 1)
     several = groups > 1
@@ -279,9 +276,9 @@ def most_stages(schedule: Schedule, target: Capability) -> int:
 
 
 def ring_scales(schedule: Schedule) -> list[tuple[int, int]]:
-    """Scales that a stage holds, with the bytes that their place is rounded up to: A's, and B's if lanes copy them."""
+    """Scales that a stage holds, A's and B's, with the bytes that their place is rounded up to."""
     rows, blocks = scales_per_tile(schedule.tile[0], 1), scales_per_tile(schedule.tile[1], STEP_K)
-    return [(rows, hw.BULK_ALIGN)] if schedule.scale_copy == "bulk" else [(rows, 16), (blocks, 16)]
+    return [(rows, hw.BULK_ALIGN_BYTES if schedule.scale_copy == "bulk" else 16), (blocks, 16)]
 
 
 def _rows_and_columns(schedule: Schedule) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from gemmgen.backends.sm90 import hardware as hw
 from gemmgen.backends.sm90.ops import CopyArriveOp, CopyScalesOp, ExpectOp, TmaLoadOp, TmaLoadScalesOp, WaitOp, WarpsOp
 from gemmgen.errors import IRError
-from gemmgen.ir.async_ops import AsyncLoadOp, AsyncLoadScalesOp, Buffer, Engine
+from gemmgen.ir.async_ops import AsyncLoadOp, AsyncLoadScalesOp, Buffer, Engine, RingOp
 from gemmgen.ir.builder import Builder
 from gemmgen.ir.core import Op, Value
 from gemmgen.ir.tile_ops import extents, mem
@@ -83,7 +83,12 @@ class LoadLowering:
                 ir.add(CopyScalesOp, source=ctx.pointer(op.source), row_stride=ctx.stride(op.source, 0),
                        col_stride=ctx.stride(op.source, 1), cursor=cursor, row=op.row, col=op.col, area=buffer.name,
                        count=extents_of(buffer)[0], block=op.block, limit=mem(op.source).shape[0])  # fmt: skip
-        ir.add(CopyArriveOp, barriers=ctx.full, cursor=cursor)
+        ir.add(CopyArriveOp, barriers=ctx.full, cursor=cursor, lanes=copying_lanes(ctx.ring))
+
+
+def copying_lanes(ring: RingOp) -> int:
+    """Lanes that copy scales into a stage; each arrives at its barrier."""
+    return hw.copying_lanes([extents_of(buffer)[0] for buffer in ring.buffers if buffer.engine is Engine.LANES])
 
 
 def extents_of(buffer: Buffer) -> tuple[int, ...]:

@@ -9,7 +9,6 @@ from gemmgen.backends.sm90.math_ops import (
     AddPartOp,
     BlockScalesOp,
     ColumnScalesOp,
-    FetchScalesOp,
     GroupSyncOp,
     MeetOp,
     PromoteColumnsOp,
@@ -98,7 +97,7 @@ class MathLowering:
 
     def step(self, ops: Sequence[Op], cursor: Value) -> None:
         """One step of K: wait, then per wave multiply, release after the last product, promote."""
-        kinds = [type(op) for op in ops if not isinstance(op, async_ops.ReadOp | async_ops.FetchScalesOp)]
+        kinds = [type(op) for op in ops if not isinstance(op, async_ops.ReadOp)]
         mma = next((op for op in ops if isinstance(op, MmaOp)), None)
         promote = next((op for op in ops if isinstance(op, PromoteOp)), None)
         steps = [async_ops.WaitOp, MmaOp, *([PromoteOp] if promote else []), async_ops.ReleaseOp]
@@ -113,10 +112,9 @@ class MathLowering:
         read = {op.result: op.buffer for op in ops if isinstance(op, async_ops.ReadOp)}
         pieces = self.pieces[promote.acc if promote else mma.result if mma.acc is None else mma.acc]
         waves = len(pieces)
-        fetched = {op.result: self._fetch(op) for op in ops if isinstance(op, async_ops.FetchScalesOp)}
         ir.add(WaitOp, barriers=ctx.full, cursor=cursor, flip=False)
         # Scales are read before the tensor core starts: afterwards its operand reads keep shared memory busy.
-        scales = self._scales(promote, read, fetched, cursor, waves) if promote else [None] * waves
+        scales = self._scales(promote, read, cursor, waves) if promote else [None] * waves
         for wave, acc in enumerate(pieces):
             part = self.part if promote else acc
             with ir.at(mma.origin):
@@ -137,18 +135,8 @@ class MathLowering:
             accumulate=mma.acc is not None,
         )  # fmt: skip
 
-    def _fetch(self, op: async_ops.FetchScalesOp) -> Value:
-        """Scales of a block, read from global memory while the stage is awaited."""
-        ctx = self.ctx
-        with self.ir.at(op.origin):
-            return self.ir.add(
-                FetchScalesOp, source=ctx.pointer(op.source), row_stride=ctx.stride(op.source, 0),
-                col_stride=ctx.stride(op.source, 1), row=op.row, col=op.col, block=op.block,
-                limit=mem(op.source).shape[0], result=("block_scale", op.result.type),
-            ).result  # fmt: skip
-
     def _scales(
-        self, op: PromoteOp, read: dict[Value, str], fetched: dict[Value, Value], cursor: Value, waves: int
+        self, op: PromoteOp, read: dict[Value, str], cursor: Value, waves: int
     ) -> Sequence[tuple[Value, Value] | None]:
         """This thread's (row, column) scales of each wave; None where a sum is promoted as it is."""
         if op.row_scale is None or op.col_scale is None:
@@ -162,7 +150,7 @@ class MathLowering:
                           fix="choose tile rows that divide the scale block")  # fmt: skip
         ir, blocks = self.ir, op.col_scale if by_row else op.row_scale
         with ir.at(op.origin):
-            block = fetched.get(blocks) or ir.add(
+            block = ir.add(
                 BlockScalesOp, cursor=cursor, area=read[blocks], result=("block_scale", frag(F32, *extents(blocks)))
             ).result  # fmt: skip
             if by_row:

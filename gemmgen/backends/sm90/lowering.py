@@ -8,7 +8,7 @@ from typing import ClassVar
 import sympy
 
 from gemmgen.backends.sm90 import hardware as hw
-from gemmgen.backends.sm90.lower_loads import LoadLowering
+from gemmgen.backends.sm90.lower_loads import LoadLowering, copying_lanes
 from gemmgen.backends.sm90.lower_math import MathLowering
 from gemmgen.backends.sm90.ops import (
     AdvanceOp,
@@ -41,7 +41,7 @@ from gemmgen.ir.async_ops import (
     tile_bytes,
 )
 from gemmgen.ir.builder import Builder
-from gemmgen.ir.core import Level, Module, Region, Value
+from gemmgen.ir.core import Level, Module, Op, Region, Value
 from gemmgen.ir.rewrite import NameSupply, walk
 from gemmgen.ir.tile_ops import ForKOp, ForTilesOp, StoreOp, YieldOp, mem
 from gemmgen.ir.types import I32, I64, INDEX, MAP, BarrierType, MemType
@@ -137,7 +137,7 @@ class _Lowering:
     def run(self) -> Module:
         ir, ctx = self.ir, self.ctx
         engines = {buffer.engine for buffer in ctx.ring.buffers}
-        ir.add(BarriersOp, area="full", arrivals=hw.full_arrivals(Engine.BULK in engines, Engine.LANES in engines),
+        ir.add(BarriersOp, area="full", arrivals=hw.full_arrivals(Engine.BULK in engines, copying_lanes(ctx.ring)),
                result=ctx.full)  # fmt: skip
         ir.add(BarriersOp, area="empty", arrivals=hw.empty_arrivals(ctx.math_warps, ctx.ring.cluster), result=ctx.empty)
         barriers = [ctx.full, ctx.empty]

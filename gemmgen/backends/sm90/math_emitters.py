@@ -83,18 +83,6 @@ def _block_scales(op: ops.BlockScalesOp, module: Module) -> Emission:
     return statement(text, f"one scale per block of {op.area}", "load_shared")
 
 
-@emits(ops.FetchScalesOp, TARGET)
-def _fetch_scales(op: ops.FetchScalesOp, module: Module) -> Emission:
-    first, col = (
-        f"{op.row.name} / {op.block[0]}",
-        f"{op.source.name} + {op.col.name} / {op.block[1]} * {op.col_stride.name}",
-    )
-    indices = [first] + [f"{first} + {index}" for index in range(1, extents(op.result)[0])]
-    loads = [f"load_scale({col}, {index}, {op.row_stride.name}, {dim(op.limit)})" for index in indices]
-    return statement(f"const float {op.result.name}[] = {{{', '.join(loads)}}};",
-                     f"one scale per block of {op.source.name}; arrives while the stage does", "load_scale")  # fmt: skip
-
-
 @emits(ops.PromoteRowsOp, TARGET)
 def _promote_rows(op: ops.PromoteRowsOp, module: Module) -> Emission:
     blocks = extents(op.blocks)[0]

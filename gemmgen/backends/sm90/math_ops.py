@@ -113,24 +113,6 @@ class BlockScalesOp(Sm90Op):
 
 @register_op
 @dataclass(frozen=True)
-class FetchScalesOp(Sm90Op):
-    """Read the scales of the blocks from (row, col) on along the rows from global memory; zeros beyond ``limit``."""
-
-    NAME: ClassVar[str] = "sm90.fetch_scales"
-    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_GMEM})
-
-    source: Value = operand()
-    row_stride: Value = operand()
-    col_stride: Value = operand()
-    row: Value = operand()
-    col: Value = operand()
-    block: tuple[int, ...] = attr()
-    limit: Dim = attr()
-    result: Value = result()
-
-
-@register_op
-@dataclass(frozen=True)
 class PromoteRowsOp(Sm90Op):
     """``acc += part · row scale · block scale``: a scale per row, and one per block of ``block`` columns."""
 

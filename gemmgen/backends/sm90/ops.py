@@ -318,13 +318,14 @@ class CopyScalesOp(Sm90Op):
 @register_op
 @dataclass(frozen=True)
 class CopyArriveOp(Sm90Op):
-    """Each lane arrives at the barrier once its copies have landed."""
+    """Each of the ``lanes`` that copy arrives at the barrier once its copies have landed."""
 
     NAME: ClassVar[str] = "sm90.copy_arrive"
     EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.WRITES_BARRIER})
 
     barriers: Value = operand()
     cursor: Value = operand()
+    lanes: int = attr()
 
 
 @register_op

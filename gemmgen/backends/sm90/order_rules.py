@@ -108,8 +108,10 @@ def _check_arrivals(program: Program, declared: BarriersOp) -> None:
     for site, op in program.all(ExpectOp, CopyArriveOp, ReleaseOp, math_ops.MeetOp):
         if op.barriers != value:
             continue
-        if isinstance(op, ExpectOp | CopyArriveOp):
+        if isinstance(op, ExpectOp):
             arrivals += site.threads
+        elif isinstance(op, CopyArriveOp):
+            arrivals += op.lanes
         elif isinstance(op, ReleaseOp):
             arrivals += site.warps * op.cluster
         else:
@@ -157,7 +159,12 @@ def _filled_by(program: Program) -> dict[str, Value]:
             copies.clear()
     for copies in open_areas.values():
         if copies:
-            fail(copies[0], "nobody learns that these copies have landed", need=f"{CopyArriveOp.NAME} after them")
+            fail(
+                copies[0],
+                "nobody learns that these copies have landed",
+                got="no arrival",
+                need=f"{CopyArriveOp.NAME} after them",
+            )
     return filled
 
 

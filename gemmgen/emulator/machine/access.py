@@ -118,16 +118,21 @@ def _global_regions(x: Unit, lanes: NDArray[np.intp], addresses: Offsets, size: 
     if found is not None:
         yield Region("global", lanes, found[1], found[0])
         return
-    for n, lane in enumerate(lanes):
+    for n in range(len(lanes)):
         single = memory.locate(addresses[n : n + 1], size)
         assert single is not None
         yield Region("global", lanes[n : n + 1], single[1], single[0])
 
 
 def load(x: Unit, space: str, addresses: Offsets, size: int, pc: int, *, racy: bool = False) -> Data:
-    """Read ``size`` bytes per active lane.
+    """Read bytes of memory.
 
     Args:
+        x: the unit whose active lanes read.
+        space: state space, or ``generic``.
+        addresses: one per lane.
+        size: bytes per lane.
+        pc: the instruction.
         racy: a strong (atomic, volatile, relaxed) access, which cannot race.
 
     Returns:
@@ -177,7 +182,9 @@ def note_remote(x: Unit, owner: Cta, access: Access, pc: int) -> None:
     if owner is x.cta:
         return
     if owner.exited:
-        x.cta.machine.recorder.add(Kind.EXIT_PEER, f"cta {owner.index} has exited; its shared memory is gone", pc, x.name)
+        x.cta.machine.recorder.add(
+            Kind.EXIT_PEER, f"cta {owner.index} has exited; its shared memory is gone", pc, x.name
+        )
     owner.remote_uses[access.agent] = (access.epoch, pc)
 
 
@@ -189,9 +196,12 @@ def report_conflict(x: Unit, conflict: Conflict | None, pc: int, writing: bool, 
     mine = "writes" if writing else "reads"
     theirs = "wrote" if conflict.what == "write" else "read"
     if conflict.kind is Kind.PROXY_FENCE:
-        text = f"the async proxy {mine} {where}, which {machine.clocks.labels[conflict.agent]} wrote without a proxy fence"
+        text = (
+            f"the async proxy {mine} {where}, which {machine.clocks.labels[conflict.agent]} wrote without a proxy fence"
+        )
     else:
-        text = f"{x.name} {mine} {where}, which {machine.clocks.labels[conflict.agent]} {theirs}, and nothing orders the two"
+        other = machine.clocks.labels[conflict.agent]
+        text = f"{x.name} {mine} {where}, which {other} {theirs}, and nothing orders the two"
     machine.recorder.add(conflict.kind, text, pc, x.name, conflict.pc)
 
 

@@ -15,8 +15,8 @@ class BulkGroups:
     """One thread's bulk groups.
 
     Attributes:
-        read_agent, write_agent: agents of the operations' reads of their source and of their writes; the epoch of both is
-            the group's number, from 1.
+        read_agent, write_agent: agents of the operations' reads of their source and of their writes; the epoch of
+            both is the group's number, from 1.
         groups: per committed group its (read, write) operations.
         current: those not committed yet.
     """

@@ -1,8 +1,8 @@
 """Happens-before as vector clocks.
 
-An *agent* is anything whose actions can be ordered: a warp, a diverged lane, an mbarrier's transactions, a thread's bulk
-groups, a warpgroup's wgmma groups. Every agent counts its own epochs; a clock says, per agent, the last epoch that is
-known to have happened. Threads (warps and diverged lanes) own two clocks:
+An *agent* is anything whose actions can be ordered: a warp, a diverged lane, an mbarrier's transactions, a thread's
+bulk groups, a warpgroup's wgmma groups. Every agent counts its own epochs; a clock says, per agent, the last epoch that
+is known to have happened. Threads (warps and diverged lanes) own two clocks:
 
 * ``order``: what happened before the thread's next instruction;
 * ``visible``: the generic-proxy writes among it that a proxy fence has made visible to the async proxy.
@@ -19,7 +19,7 @@ Clock = NDArray[np.int32]
 
 
 def join(into: Clock, other: Clock) -> Clock:
-    """The pointwise maximum of two clocks; ``into`` is changed where it is long enough, else a longer one is returned."""
+    """The pointwise maximum of two clocks; ``into`` is changed if it is long enough, else a longer one is returned."""
     if len(into) < len(other):
         longer = other.copy()
         np.maximum(longer[: len(into)], into, out=longer[: len(into)])
@@ -95,7 +95,10 @@ class Clocks:
         have_rows, have_agents = self._capacity
         if rows <= have_rows and agents <= have_agents:
             return
-        self._capacity = (max(have_rows, 2 * rows if rows > have_rows else 0), max(have_agents, 2 * agents if agents > have_agents else 0))
+        self._capacity = (
+            max(have_rows, 2 * rows if rows > have_rows else 0),
+            max(have_agents, 2 * agents if agents > have_agents else 0),
+        )
         for name in ("order", "visible", "fenced", "pending"):
             old = getattr(self, name)
             new = np.zeros(self._capacity, np.int32)

@@ -69,7 +69,12 @@ class WarpGroup:
             for fragment in gang.fragments:
                 if not fragment.mask[lanes].any():
                     continue
-                copy = Fragment(fragment.block, fragment.step, fragment.mask[lanes].copy(), _slice_joins(fragment.joins, lanes, joins))
+                copy = Fragment(
+                    fragment.block,
+                    fragment.step,
+                    fragment.mask[lanes].copy(),
+                    _slice_joins(fragment.joins, lanes, joins),
+                )
                 copy.solo = (copy.block, copy.step)
                 index = single.warps[0].index
                 if index in fragment.tokens:
@@ -113,7 +118,9 @@ def _slice_joins(joins: tuple[Any, ...], lanes: slice, copies: dict[int, Any]) -
     result = []
     for meeting in joins:
         if id(meeting) not in copies:
-            copies[id(meeting)] = type(meeting)(meeting.block, meeting.pending[lanes].copy(), meeting.arrived[lanes].copy())
+            copies[id(meeting)] = type(meeting)(
+                meeting.block, meeting.pending[lanes].copy(), meeting.arrived[lanes].copy()
+            )
         result.append(copies[id(meeting)])
     return tuple(result)
 

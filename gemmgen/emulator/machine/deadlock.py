@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 def report_deadlock(machine: Machine) -> LaunchAborted:
     """Record the deadlock and its likely cause; raise what is returned."""
-    blocked = [(unit, f) for cluster in machine.resident for cta in cluster.ctas for unit in cta.units for f in unit.fragments]
+    blocked = [
+        (unit, f) for cluster in machine.resident for cta in cluster.ctas for unit in cta.units for f in unit.fragments
+    ]
     lines = [_describe(machine, unit, fragment) for unit, fragment in blocked]
     cause = _cause(machine, blocked)
     pc = cause[2] if cause else (blocked[0][1].wait.pc if blocked and blocked[0][1].wait else None)
@@ -34,7 +36,8 @@ def _describe(machine: Machine, unit: Unit, fragment: Fragment) -> str:
     wait = fragment.wait
     lanes = "" if unit.full or fragment.mask.all() else f" lanes {_lanes(fragment)}"
     if wait is None:
-        return f"{unit.name}{lanes} at PTX line {machine.program.instructions[machine.program.blocks[fragment.block].start].line}"
+        first = machine.program.instructions[machine.program.blocks[fragment.block].start]
+        return f"{unit.name}{lanes} at PTX line {first.line}"
     place = machine.recorder.place(wait.pc)
     return f"{unit.name}{lanes} waits: {wait.describe()}; {place}"
 

@@ -156,7 +156,7 @@ class Machine:
     def _start_cluster(self, origin: tuple[int, int, int]) -> None:
         cluster = Cluster(self, self._next_cluster)
         self._next_cluster += 1
-        cx, cy, cz = self.cluster
+        cx, cy, _ = self.cluster
         for rank in range(self.cluster_size):
             offset = (rank % cx, rank // cx % cy, rank // (cx * cy))
             ctaid = tuple(o + d for o, d in zip(origin, offset, strict=True))
@@ -258,7 +258,8 @@ class Machine:
             unit.jump(fragment, block.fallthrough if block.target is None else block.target)  # type: ignore[arg-type]
             return fragment in unit.fragments
         taken = fragment.mask & block.condition(unit)
-        assert block.target is not None and block.fallthrough is not None
+        assert block.target is not None
+        assert block.fallthrough is not None
         if not taken.any():
             unit.jump(fragment, block.fallthrough)
         elif (taken == fragment.mask).all():

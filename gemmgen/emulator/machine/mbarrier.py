@@ -8,7 +8,7 @@ from gemmgen.emulator.report import Kind
 MAX_COUNT = (1 << 20) - 1
 
 
-class BarrierFault(Exception):  # noqa: N818 - becomes a finding
+class BarrierFault(Exception):
     """An operation that the barrier's state forbids."""
 
     def __init__(self, kind: Kind, message: str) -> None:
@@ -68,7 +68,7 @@ class MBarrier:
         if count > self.pending:
             raise BarrierFault(
                 Kind.MBARRIER,
-                f"{count} arrivals at {self.name}, whose phase {self.phase} needs only {self.pending} more of {self.count}",
+                f"{count} arrivals at {self.name}, whose phase {self.phase} needs {self.pending} more of {self.count}",
             )
         self.pending -= count
         self.arrivals.append((who, pc))

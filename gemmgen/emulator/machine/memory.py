@@ -1,7 +1,7 @@
 """Memories: global buffers, a CTA's shared memory, local and parameter space, and the address map over them.
 
-Generic addresses fall into windows: shared memory (with the CTA's cluster rank in bits 24 and up, as ``mapa`` makes them),
-local memory, parameters and constants; everything else is global.
+Generic addresses fall into windows: shared memory (with the CTA's cluster rank in bits 24 and up, as ``mapa`` makes
+them), local memory, parameters and constants; everything else is global.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ GLOBAL_ALIGN = 1 << 16
 Bytes = NDArray[np.uint8]
 
 
-class MemoryFault(Exception):  # noqa: N818 - becomes a finding
+class MemoryFault(Exception):
     """An access that the hardware would refuse."""
 
     def __init__(self, kind: Kind, message: str) -> None:
@@ -53,7 +53,9 @@ class Buffer:
         foreign: per byte whether it lies between the rows of a strided array, or None where no byte does.
     """
 
-    def __init__(self, name: str, base: int, data: Bytes, granule: int, written: NDArray[np.bool_] | None, readonly: bool) -> None:
+    def __init__(
+        self, name: str, base: int, data: Bytes, granule: int, written: NDArray[np.bool_] | None, readonly: bool
+    ) -> None:
         self.name = name
         self.base = base
         self.data = data
@@ -84,11 +86,18 @@ class GlobalMemory:
         self._next = GLOBAL_BASE
 
     def add(
-        self, name: str, data: Bytes, granule: int = 4, *, uninitialized: bool | NDArray[np.bool_] = False, readonly: bool = False
+        self,
+        name: str,
+        data: Bytes,
+        granule: int = 4,
+        *,
+        uninitialized: bool | NDArray[np.bool_] = False,
+        readonly: bool = False,
     ) -> Buffer:
         """Map an array.
 
         Args:
+            name: for messages.
             data: flat uint8 view of the caller's memory, changed in place.
             granule: bytes that race detection treats as one; the element size.
             uninitialized: True, or a per-byte mask, of what counts as not written yet.
@@ -128,7 +137,8 @@ class GlobalMemory:
             if address + size > end:
                 past = address + size - end
                 raise MemoryFault(
-                    Kind.OUT_OF_BOUNDS, f"{size} bytes at 0x{address:x} end {past} bytes past {owner.name} ({len(owner.data)} bytes)"
+                    Kind.OUT_OF_BOUNDS,
+                    f"{size} bytes at 0x{address:x} end {past} bytes past {owner.name} ({len(owner.data)} bytes)",
                 )
         return None
 
@@ -159,7 +169,7 @@ class SharedMemory:
         if low < SHARED_RESERVED or high > self.size:
             raise MemoryFault(
                 Kind.OUT_OF_BOUNDS,
-                f"shared bytes {low - SHARED_RESERVED}..{high - SHARED_RESERVED} of {self.size - SHARED_RESERVED} allocated",
+                f"shared bytes {low - SHARED_RESERVED}..{high - SHARED_RESERVED} of the {self.size - SHARED_RESERVED} there are",
             )
 
 

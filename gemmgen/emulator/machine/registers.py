@@ -64,7 +64,9 @@ class Views(dict):
     (special registers, addresses of variables), asked from ``dynamic`` once.
     """
 
-    def __init__(self, base: NDArray | None, dtype: Any, constants: list[Any], dynamic: Callable[[Any, Any], Any]) -> None:
+    def __init__(
+        self, base: NDArray | None, dtype: Any, constants: list[Any], dynamic: Callable[[Any, Any], Any]
+    ) -> None:
         super().__init__()
         self._base = base
         self._dtype = np.dtype(dtype)
@@ -92,6 +94,8 @@ class RegisterFile:
     """
 
     def __init__(self, counts: dict[str, int], lanes: int) -> None:
-        self.arrays = {kind: np.zeros((counts.get(kind, 0), lanes), dtype) for kind, dtype in STORAGE.items()}
+        self.arrays: dict[str, NDArray] = {
+            kind: np.zeros((counts.get(kind, 0), lanes), dtype) for kind, dtype in STORAGE.items()
+        }
         self.arrays["b128"] = np.zeros((counts.get("b128", 0), lanes, 2), np.uint64)
         self.defined = {kind: np.zeros((counts.get(kind, 0), lanes), np.bool_) for kind in (*STORAGE, "b128")}

@@ -35,22 +35,27 @@ class AsyncOperation:
 class Policy(Protocol):
     """A scheduling policy.
 
-    ``eager`` says how many pending operations to finish before the next unit runs; ``pick_*`` choose by index;
-    ``budget`` is how many blocks a unit runs at most.
-
     Attributes:
         gives_up_waits: whether a try_wait may return false before its phase is over.
     """
 
     gives_up_waits: bool
 
-    def eager(self, pending: int) -> int: ...
+    def eager(self, pending: int) -> int:
+        """How many of the pending operations to finish before the next unit runs."""
+        ...
 
-    def pick_operation(self, eligible: int) -> int: ...
+    def pick_operation(self, eligible: int) -> int:
+        """Index of the operation to finish."""
+        ...
 
-    def pick_unit(self, runnable: int) -> int: ...
+    def pick_unit(self, runnable: int) -> int:
+        """Index of the unit to run."""
+        ...
 
-    def budget(self) -> int: ...
+    def budget(self) -> int:
+        """How many blocks the unit runs at most."""
+        ...
 
 
 class Fifo:
@@ -59,15 +64,19 @@ class Fifo:
     gives_up_waits = False
 
     def eager(self, pending: int) -> int:
+        """How many of the pending operations to finish before the next unit runs."""
         return pending
 
     def pick_operation(self, eligible: int) -> int:
+        """Index of the operation to finish."""
         return 0
 
     def pick_unit(self, runnable: int) -> int:
+        """Index of the unit to run."""
         return 0
 
     def budget(self) -> int:
+        """How many blocks the unit runs at most."""
         return 64
 
 
@@ -80,15 +89,19 @@ class Random:
         self._rng = np.random.default_rng(seed)
 
     def eager(self, pending: int) -> int:
+        """How many of the pending operations to finish before the next unit runs."""
         return int(self._rng.integers(0, pending + 1)) if self._rng.random() < 0.5 else 0
 
     def pick_operation(self, eligible: int) -> int:
+        """Index of the operation to finish."""
         return int(self._rng.integers(eligible))
 
     def pick_unit(self, runnable: int) -> int:
+        """Index of the unit to run."""
         return int(self._rng.integers(runnable))
 
     def budget(self) -> int:
+        """How many blocks the unit runs at most."""
         return int(self._rng.integers(1, 24))
 
 
@@ -101,15 +114,19 @@ class Adversarial:
         self._rng = np.random.default_rng(seed)
 
     def eager(self, pending: int) -> int:
+        """How many of the pending operations to finish before the next unit runs."""
         return 0
 
     def pick_operation(self, eligible: int) -> int:
+        """Index of the operation to finish."""
         return eligible - 1 if self._rng.random() < 0.8 else int(self._rng.integers(eligible))
 
     def pick_unit(self, runnable: int) -> int:
+        """Index of the unit to run."""
         return runnable - 1 if self._rng.random() < 0.7 else int(self._rng.integers(runnable))
 
     def budget(self) -> int:
+        """How many blocks the unit runs at most."""
         return 128
 
 

@@ -105,10 +105,14 @@ class Shadow:
             hidden = (epoch > access.visible[writer]) & ~self.write_async[where] & (writer != 0)
             if hidden.any():
                 at = int(np.argmax(hidden))
-                return Conflict(Kind.PROXY_FENCE, int(writer[at]), int(self.write_pc[where][at]), "write", self._granule(where, at))
+                return Conflict(
+                    Kind.PROXY_FENCE, int(writer[at]), int(self.write_pc[where][at]), "write", self._granule(where, at)
+                )
         return None
 
-    def _against_one_writer(self, access: Access, where: Index, writer: int, epoch: int, writing: bool) -> Conflict | None:
+    def _against_one_writer(
+        self, access: Access, where: Index, writer: int, epoch: int, writing: bool
+    ) -> Conflict | None:
         if writer == 0:
             return None
         if epoch > access.order[writer] and writer not in access.siblings:
@@ -118,7 +122,9 @@ class Shadow:
             hidden = (self.write_epoch[where] > access.visible[writer]) & ~self.write_async[where]
             if hidden.any():
                 at = int(np.argmax(hidden))
-                return Conflict(Kind.PROXY_FENCE, writer, int(self.write_pc[where][at]), "write", self._granule(where, at))
+                return Conflict(
+                    Kind.PROXY_FENCE, writer, int(self.write_pc[where][at]), "write", self._granule(where, at)
+                )
         return None
 
     def _conflict(self, access: Access, where: Index, at: int, writer: int, writing: bool) -> Conflict:

@@ -52,7 +52,9 @@ class Box:
 
     def view(self, array: NDArray) -> NDArray:
         """The inside part as a view of a per-byte array of the buffer."""
-        return np.ndarray(self.shape, array.dtype, array, self.start * array.itemsize, tuple(s * array.itemsize for s in self.strides))
+        return np.ndarray(
+            self.shape, array.dtype, array, self.start * array.itemsize, tuple(s * array.itemsize for s in self.strides)
+        )
 
     def granules(self) -> NDArray[np.int64]:
         """Indices of the buffer's shadow granules that the part covers."""
@@ -79,11 +81,15 @@ def locate_box(memory: GlobalMemory, fields: MapFields, coordinates: tuple[int, 
     if any(high <= low for low, high in zip(lows, highs, strict=True)):
         return Box(None, 0, (), (), (), full)
     first = fields.address + sum((c + low) * s for c, low, s in zip(coordinates, lows, strides, strict=True))
-    last = fields.address + sum((c + high - 1) * s for c, high, s in zip(coordinates, highs, strides, strict=True)) + size
+    last = (
+        fields.address + sum((c + high - 1) * s for c, high, s in zip(coordinates, highs, strides, strict=True)) + size
+    )
     buffer = memory.find(first)
     if last > buffer.base + len(buffer.data):
         past = last - buffer.base - len(buffer.data)
-        raise MemoryFault(Kind.OUT_OF_BOUNDS, f"a box at {coordinates} of {buffer.name} ends {past} bytes past its memory")
+        raise MemoryFault(
+            Kind.OUT_OF_BOUNDS, f"a box at {coordinates} of {buffer.name} ends {past} bytes past its memory"
+        )
     shape = (*(high - low for low, high in zip(lows[:0:-1], highs[:0:-1], strict=True)), (highs[0] - lows[0]) * size)
     place = (
         *(slice(low, high) for low, high in zip(lows[:0:-1], highs[:0:-1], strict=True)),
@@ -137,7 +143,9 @@ def shared_granules(address: int, fields: MapFields, rows: int) -> NDArray[np.in
 
 def shared_extent(address: int, fields: MapFields, rows: int) -> tuple[int, int]:
     """First and last (exclusive) byte that a box may touch in shared memory."""
-    return address, address + (rows - 1) * fields.pitch + (fields.inner_bytes if fields.pitch == fields.inner_bytes else fields.pitch)
+    return address, address + (rows - 1) * fields.pitch + (
+        fields.inner_bytes if fields.pitch == fields.inner_bytes else fields.pitch
+    )
 
 
 _INTEGER_REDUCTIONS = {"add": np.add, "min": np.minimum, "max": np.maximum}
@@ -148,7 +156,8 @@ def reduce_values(old: Data, new: Data, op: str, element: str) -> Data:
     """Combine bytes elementwise as a reduction does.
 
     Args:
-        old, new: uint8 arrays of the same shape, whole elements in the last dimension.
+        old: uint8, whole elements in the last dimension.
+        new: of the same shape.
         op: add, min, max, inc, dec, and, or, xor.
         element: element type; ``f32`` flushes subnormals, 16-bit floats round once.
 

@@ -1,9 +1,9 @@
 """Units of execution: a warp, or four warps in lockstep, with diverged fragments that meet again.
 
 A unit runs *fragments*: sets of lanes at one program position. A divergent branch splits a fragment; both halves wait
-for each other at the branch's immediate post-dominator. Every fragment can be scheduled on its own, so lanes that spin do
-not starve the others. Four warps of a warpgroup run as one unit of 128 lanes while they agree; where they part, the unit
-*dissolves* into its warps, and the scheduler joins them again when they stand at the same place.
+for each other at the branch's immediate post-dominator. Every fragment can be scheduled on its own, so lanes that spin
+do not starve the others. Four warps of a warpgroup run as one unit of 128 lanes while they agree; where they part, the
+unit *dissolves* into its warps, and the scheduler joins them again when they stand at the same place.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Mask = NDArray[np.bool_]
 WARP = 32
 
 
-class Dissolve(Exception):  # noqa: N818 - control flow
+class Dissolve(Exception):
     """The warps of a unit must go separate ways; the current step runs again, once per warp."""
 
 
@@ -242,7 +242,11 @@ class Unit:
 
     def lockstep(self) -> bool:
         """Whether one fragment holds all live lanes."""
-        return len(self.fragments) == 1 and not self.fragments[0].joins and bool((self.fragments[0].mask == self.live).all())
+        return (
+            len(self.fragments) == 1
+            and not self.fragments[0].joins
+            and bool((self.fragments[0].mask == self.live).all())
+        )
 
     def jump(self, fragment: Fragment, block: int) -> None:
         """Move a fragment to a block; where it meets others there, they go on as one."""

@@ -1,3 +1,3 @@
-"""What instructions do: one module per family, each registering builders that turn a decoded instruction into a step."""
+"""What instructions do: one module per family, which registers builders that turn decoded instructions into steps."""
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def _uniform(b: Builder, x: Unit, values: NDArray | np.generic, what: str) -> in
     return first
 
 
-def _barrier_operands(b: Builder, first: int):  # noqa: ANN202
+def _barrier_operands(b: Builder, first: int):
     """Functions that give the barrier's number and its thread count."""
     key, t = b.source(first, "u32"), type_id("u32")
     count = b.source(first + 1, "u32") if len(b.operands) > first + 1 else None
@@ -124,7 +124,7 @@ def _leave(x: Unit) -> None:
         warp.sync()
 
 
-def _bar_arrive(b: Builder, number, threads) -> Step:  # noqa: ANN001
+def _bar_arrive(b: Builder, number, threads) -> Step:
     def step(x: Unit) -> Wait | None:
         waiting = require_converged(b, x)
         if waiting is not None:
@@ -171,7 +171,7 @@ def _bar_red(b: Builder) -> Step:
     return step
 
 
-def _barrier_operands_red(b: Builder):  # noqa: ANN202
+def _barrier_operands_red(b: Builder):
     """As ``_barrier_operands``, where the last operand is the predicate."""
     trimmed = Builder(b.machine, b.instruction)
     trimmed.operands = b.operands[:-1]
@@ -195,7 +195,9 @@ def _cluster_arrive(b: Builder) -> Step:
         barrier = cta.cluster.barrier
         for position, warp in enumerate(x.warps):
             if warp.index in cta.cluster_tokens:
-                raise b.fault(x, Kind.BARRIER, f"warp {warp.index} arrives at the cluster barrier again without waiting")
+                raise b.fault(
+                    x, Kind.BARRIER, f"warp {warp.index} arrives at the cluster barrier again without waiting"
+                )
             generation = barrier.generation
             warp.sync()
             if relaxed:

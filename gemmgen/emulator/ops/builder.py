@@ -26,11 +26,14 @@ if TYPE_CHECKING:
 Step = Callable[["Unit"], "Wait | None"]
 Build = Callable[["Builder"], Step]
 _FAMILIES = (
-    "integer bits compare floating half convert move control warp memory atomic matrix fences barriers mbarriers "
-    "cp_async bulk bulk_reduce tensormap wgmma tcgen05"
-).split()
+    *("integer", "bits", "compare", "floating", "half", "convert", "move", "control", "warp"),
+    *("memory", "atomic", "matrix", "fences", "barriers", "mbarriers"),
+    *("cp_async", "bulk", "bulk_reduce", "tensormap", "wgmma", "tcgen05"),
+)
 _REGISTRY: dict[str, Build] = {}
-SYNC_SEMANTICS = frozenset(["mbar.wait", "bar.sync", "bar.cluster", "bar.red", "wgmma.wait", "bulk.wait", "control.setmaxnreg"])
+SYNC_SEMANTICS = frozenset(
+    ["mbar.wait", "bar.sync", "bar.cluster", "bar.red", "wgmma.wait", "bulk.wait", "control.setmaxnreg"]
+)
 
 
 def builds(*semantics: str) -> Callable[[Build], Build]:
@@ -124,7 +127,9 @@ class Builder:
                 return name
             case Symbol(name, _):
                 return (name, 0)
-        raise self.error(f"an operand of type {type_} is of another kind", need=f"a register or constant of type {type_}")
+        raise self.error(
+            f"an operand of type {type_} is of another kind", need=f"a register or constant of type {type_}"
+        )
 
     def destination(self, operand: int | Operand, type_: str, *, wider: bool = False) -> int:
         """The key of a destination register."""
@@ -332,8 +337,8 @@ def _disown_loaded_registers(machine: Machine, step: Step) -> Step:
 def rename_owned(x: Unit, target: Reg, source: Reg, pc: int) -> None:
     """Copy a register that a running wgmma will write: the copy happens when that wgmma is done.
 
-    ptxas gives both names one register, so the compiler's copies at loop edges are no accesses; using the copy before the
-    wait is one.
+    ptxas gives both names one register, so the compiler's copies at loop edges are no accesses; using the copy before
+    the wait is one.
     """
     cta = x.cta
     words = x.base["b32"]
@@ -413,6 +418,8 @@ def _guard_owned_registers(machine: Machine, instruction: Decoded, owned: frozen
     if not touched:
         return step
     renaming = instruction.operands if _renames(instruction) else None
+    # Compilers place plain moves wherever they like, after a wgmma.fence too, and ptxas orders them itself.
+    accessed = frozenset() if instruction.semantic == "mov" else touched
 
     def watched(x: Unit) -> Wait | None:
         if x.owned and not touched.isdisjoint(x.owned):
@@ -425,7 +432,7 @@ def _guard_owned_registers(machine: Machine, instruction: Decoded, owned: frozen
             text = f"{register.name} is touched while a {owner} that was not waited for owns it"
             kind = Kind.TCGEN05_ORDER if loaded else Kind.WGMMA_REGISTER
             machine.recorder.add(kind, text, instruction.index, x.name, x.owned[register])
-        x.dirty |= touched
+        x.dirty |= accessed
         return step(x)
 
     return watched

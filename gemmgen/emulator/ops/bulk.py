@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-
 from gemmgen.emulator.machine import tma
 from gemmgen.emulator.machine.access import global_place, report_conflict
 from gemmgen.emulator.machine.bulk_groups import BulkGroups
@@ -45,7 +44,9 @@ def rank_of(b: Builder) -> int:
 def check_rank(b: Builder, x: Unit, fields: MapFields) -> None:
     """The map's rank must be the instruction's."""
     if len(fields.dims) != rank_of(b):
-        raise b.fault(x, Kind.TENSOR_MAP, f"a tensor map of rank {len(fields.dims)} in a .{b.modifiers['dim']} operation")
+        raise b.fault(
+            x, Kind.TENSOR_MAP, f"a tensor map of rank {len(fields.dims)} in a .{b.modifiers['dim']} operation"
+        )
 
 
 def _optional(b: Builder, position: int) -> tuple[Callable[[Unit, int], int] | None, int]:
@@ -129,7 +130,9 @@ def _at_rank(address: int, rank: int | None) -> int:
     return address if rank is None else (address & ((1 << RANK_SHIFT) - 1)) | rank << RANK_SHIFT
 
 
-def _load_box(b: Builder, x: Unit, thread: Thread, fields: MapFields, box: tma.Box, target: tuple[str, int, int, bool]) -> None:
+def _load_box(
+    b: Builder, x: Unit, thread: Thread, fields: MapFields, box: tma.Box, target: tuple[str, int, int, bool]
+) -> None:
     space, address, barrier_at, peers = target
     rows = fields.box_bytes // fields.inner_bytes
     low, high = tma.shared_extent(0, fields, rows)
@@ -169,7 +172,9 @@ def tensor_store_step(b: Builder, map_at: Callable, where: Callable, source: Cal
     return step
 
 
-def _store_box(b: Builder, x: Unit, thread: Thread, lane: int, fields: MapFields, box: tma.Box, address: int, op: str | None) -> None:
+def _store_box(
+    b: Builder, x: Unit, thread: Thread, lane: int, fields: MapFields, box: tma.Box, address: int, op: str | None
+) -> None:
     rows = fields.box_bytes // fields.inner_bytes
     low, high = tma.shared_extent(0, fields, rows)
     owner, offset = place(b, x, "shared::cta", address, high - low, tma.TMA_ALIGN, "the box's source")
@@ -180,7 +185,9 @@ def _store_box(b: Builder, x: Unit, thread: Thread, lane: int, fields: MapFields
     if op is None:
         write_buffer(b, x, thread, box, groups.write_agent, groups.epoch)
     elif box.buffer is not None and box.buffer.written is not None and not box.view(box.buffer.written).all():
-        b.finding(x, Kind.UNINITIALIZED_MEMORY, f"a bulk reduction reads bytes of {box.buffer.name} that nothing has written")
+        b.finding(
+            x, Kind.UNINITIALIZED_MEMORY, f"a bulk reduction reads bytes of {box.buffer.name} that nothing has written"
+        )
 
     def write(data: Data) -> None:
         if box.buffer is None:
@@ -256,7 +263,9 @@ def _load(b: Builder) -> Step:
             count = check_size(b, x, size(x, lane))
             run = global_run(b, x, int(sources[lane]), count)
             for rank in [None] if mask is None else _ranks(b, x, mask(x, lane)):
-                owner, offset = place(b, x, space, _at_rank(int(targets[lane]), rank), count, tma.BULK_ALIGN, "the destination")
+                owner, offset = place(
+                    b, x, space, _at_rank(int(targets[lane]), rank), count, tma.BULK_ALIGN, "the destination"
+                )
                 found = tracked_barrier(b, x, thread, space, _at_rank(int(barriers[lane]), rank), owner, False)
                 access = issue_access(x, thread, found[1].agent, found[1].epoch, b.pc)
                 write_shared(b, x, owner, access, _granules(offset, count), slice(offset, offset + count))
@@ -288,7 +297,9 @@ def _store(b: Builder) -> Step:
     return bulk_store_step(b, destination, source, size, None)
 
 
-def bulk_store_step(b: Builder, destination: Callable, source: Callable, size: Callable, reduction: tuple[str, str] | None) -> Step:
+def bulk_store_step(
+    b: Builder, destination: Callable, source: Callable, size: Callable, reduction: tuple[str, str] | None
+) -> Step:
     """A step that stores, or reduces with (op, type), byte runs of shared memory into global memory."""
 
     def step(x: Unit) -> None:
@@ -349,7 +360,9 @@ def push_step(b: Builder, reduction: tuple[str, str] | None) -> Step:
     return step
 
 
-def _copy_across(own: Cta, start: int, owner: Cta, offset: int, size: int, reduction: tuple[str, str] | None) -> Callable[[], None]:
+def _copy_across(
+    own: Cta, start: int, owner: Cta, offset: int, size: int, reduction: tuple[str, str] | None
+) -> Callable[[], None]:
     def write() -> None:
         data = own.shared.data[start : start + size]
         target = owner.shared.data[offset : offset + size]

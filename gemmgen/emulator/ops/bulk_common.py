@@ -84,7 +84,9 @@ def _check_acquired(b: Builder, x: Unit, thread: Thread, address: int, offset: i
     writer = int(buffer.shadow.writer[granules].max())
     acquired = machine.acquired_maps.get((thread.warp.agent, address), -1)
     if writer and (acquired < epoch or machine.clocks.order[thread.row, writer] < epoch):
-        b.finding(x, Kind.PROXY_FENCE, "a tensor map changed by the device is used without fence.proxy.tensormap acquire")
+        b.finding(
+            x, Kind.PROXY_FENCE, "a tensor map changed by the device is used without fence.proxy.tensormap acquire"
+        )
 
 
 def coordinates(b: Builder, operand: int, rank: int) -> Callable[[Unit, int], tuple[int, ...]]:
@@ -94,7 +96,9 @@ def coordinates(b: Builder, operand: int, rank: int) -> Callable[[Unit, int], tu
         raise b.error(f"the tensor operand needs {rank} coordinates")
     keys = [b.source(item, "s32") for item in found.items]
     t = type_id("s32")
-    return lambda x, lane: tuple(int(value) if np.ndim(value := x.views[t][key]) == 0 else int(value[lane]) for key in keys)
+    return lambda x, lane: tuple(
+        int(value) if np.ndim(value := x.views[t][key]) == 0 else int(value[lane]) for key in keys
+    )
 
 
 def lane_value(b: Builder, operand: int, type_: str) -> Callable[[Unit, int], int]:
@@ -111,15 +115,21 @@ def place(b: Builder, x: Unit, space: str, address: int, size: int, align: int, 
     except MemoryFault as fault:
         raise b.fault(x, fault.kind, f"{what}: {fault}") from None
     if offset % align:
-        raise b.fault(x, Kind.MISALIGNED, f"{what} at shared byte {offset - SHARED_RESERVED} is not a multiple of {align}")
+        raise b.fault(
+            x, Kind.MISALIGNED, f"{what} at shared byte {offset - SHARED_RESERVED} is not a multiple of {align}"
+        )
     return owner, offset
 
 
-def tracked_barrier(b: Builder, x: Unit, thread: Thread, space: str, address: int, owner: Cta, peers: bool) -> tuple[Cta, MBarrier]:
+def tracked_barrier(
+    b: Builder, x: Unit, thread: Thread, space: str, address: int, owner: Cta, peers: bool
+) -> tuple[Cta, MBarrier]:
     """The mbarrier of a transfer, which must be in the CTA the data goes to unless a CTA pair shares it."""
     barrier_owner, barrier = find_barrier(b, x, "shared::cluster", address, thread)
     if barrier_owner is not owner and not peers:
-        raise b.fault(x, Kind.MBARRIER, f"the mbarrier is in cta {barrier_owner.index}, the data goes to cta {owner.index}")
+        raise b.fault(
+            x, Kind.MBARRIER, f"the mbarrier is in cta {barrier_owner.index}, the data goes to cta {owner.index}"
+        )
     if space == "shared::cta" and barrier_owner is not x.cta:
         raise b.fault(x, Kind.MBARRIER, "a transfer to shared::cta needs an mbarrier of its own CTA")
     return barrier_owner, barrier
@@ -152,7 +162,8 @@ def read_shared(b: Builder, x: Unit, owner: Cta, access: Access, granules: Where
     if not written.all():
         first = np.flatnonzero(~written.reshape(-1))[0]
         offset = (bytes_.start + first) if isinstance(bytes_, slice) else bytes_.reshape(-1)[first]
-        text = f"shared byte {int(offset) - SHARED_RESERVED} of cta {owner.index} is read by the async proxy and nothing has written it"
+        where = f"shared byte {int(offset) - SHARED_RESERVED} of cta {owner.index}"
+        text = f"the async proxy reads {where}, which nothing has written"
         b.finding(x, Kind.UNINITIALIZED_MEMORY, text)
     conflict = owner.shared.shadow.read(access, granules)
     if conflict is not None:
@@ -160,7 +171,9 @@ def read_shared(b: Builder, x: Unit, owner: Cta, access: Access, granules: Where
         report_conflict(x, conflict, b.pc, False, where)
 
 
-def deliver(b: Builder, x: Unit, found: tuple[Cta, MBarrier], owner: Cta, size: int, label: str, write: Callable[[], None]) -> None:
+def deliver(
+    b: Builder, x: Unit, found: tuple[Cta, MBarrier], owner: Cta, size: int, label: str, write: Callable[[], None]
+) -> None:
     """Issue a transfer whose end an mbarrier counts: ``write`` moves the data, then ``size`` bytes complete."""
     barrier_owner, barrier = found
     machine = x.cta.machine
@@ -193,7 +206,9 @@ def bulk_groups(x: Unit, thread: Thread, lane: int) -> BulkGroups:
     return cta.bulk_groups[key]
 
 
-def depart(b: Builder, x: Unit, groups: BulkGroups, label: str, read: Callable[[], Data], write: Callable[[Data], None]) -> None:
+def depart(
+    b: Builder, x: Unit, groups: BulkGroups, label: str, read: Callable[[], Data], write: Callable[[Data], None]
+) -> None:
     """Issue a transfer that a bulk group counts: it reads its source first and writes some time later."""
     machine = x.cta.machine
     held: list[Data] = []
@@ -202,5 +217,3 @@ def depart(b: Builder, x: Unit, groups: BulkGroups, label: str, read: Callable[[
     second = AsyncOperation(lambda: write(held[0]), f"{label} (write)", chain, b.pc)
     groups.add(machine.issue(first), machine.issue(second))
     machine.count("bulk copies")
-
-

@@ -15,7 +15,14 @@ from gemmgen.emulator.ptx.operands import Operand, PairOf, Reg, Sink
 if TYPE_CHECKING:
     from gemmgen.emulator.machine.unit import Unit
 
-_INTEGER = {"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal}
+_INTEGER = {
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+}
 _INTEGER |= {"lo": np.less, "ls": np.less_equal, "hi": np.greater, "hs": np.greater_equal}
 _COMBINE = {"and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor}
 _FLOATS = ("f16", "bf16", "f32", "f64")

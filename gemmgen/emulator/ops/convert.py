@@ -23,7 +23,9 @@ def _pack2(b: Builder) -> Step:
     name = b.modifiers["dtype"].removesuffix("x2")
     rounding, relu, saturate = b.modifiers["rnd"], "relu" in b.modifiers, "satfinite" in b.modifiers
     destination = {"bf16": "b32", "f16": "b32", "e2m1": "b8"}.get(name, "b16")
-    return mapped(b, (destination, "f32", "f32"), lambda hi, lo: formats.cvt_pack(hi, lo, name, rounding, saturate, relu))
+    return mapped(
+        b, (destination, "f32", "f32"), lambda hi, lo: formats.cvt_pack(hi, lo, name, rounding, saturate, relu)
+    )
 
 
 @builds("cvt.narrow2")
@@ -165,7 +167,9 @@ def _scalar_function(b: Builder, dtype: str, stype: str) -> Callable[[NDArray], 
     return _float_to_float(b, dtype, stype, rounding, sat, ftz)
 
 
-def _float_to_float(b: Builder, dtype: str, stype: str, rounding: str | None, sat: bool, ftz: bool) -> Callable[[NDArray], NDArray]:
+def _float_to_float(
+    b: Builder, dtype: str, stype: str, rounding: str | None, sat: bool, ftz: bool
+) -> Callable[[NDArray], NDArray]:
     whole = _TO_INTEGER.get(rounding or "")
     mode = "rn" if rounding is None or whole else rounding
 

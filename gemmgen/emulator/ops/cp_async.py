@@ -16,7 +16,6 @@ from gemmgen.emulator.machine.shadow import Access
 from gemmgen.emulator.machine.unit import Thread, Wait
 from gemmgen.emulator.ops.builder import Builder, Step, builds, type_id
 from gemmgen.emulator.ops.mbarriers import find_barrier, finish_phase, per_address
-from gemmgen.emulator.ptx.operands import Imm
 from gemmgen.emulator.report import Kind
 
 if TYPE_CHECKING:
@@ -102,7 +101,9 @@ def _copy(b: Builder) -> Step:
     return step
 
 
-def _issue(b: Builder, x: Unit, thread: Thread, targets: np.ndarray, sources: np.ndarray, counts: np.ndarray, size: int) -> None:
+def _issue(
+    b: Builder, x: Unit, thread: Thread, targets: np.ndarray, sources: np.ndarray, counts: np.ndarray, size: int
+) -> None:
     cta, machine = x.cta, x.cta.machine
     offsets = targets - cta.shared_base
     cta.shared.check(int(offsets.min()), int(offsets.max()) + size)
@@ -113,7 +114,9 @@ def _issue(b: Builder, x: Unit, thread: Thread, targets: np.ndarray, sources: np
     access = Access(groups.agent, groups.epoch, clocks.order[thread.row], clocks.visible[thread.row], b.pc)
     conflict = cta.shared.shadow.write(access, granules(offsets, size, GRANULE))
     if conflict is not None:
-        report_conflict(x, conflict, b.pc, True, f"shared byte {conflict.granule * GRANULE - SHARED_RESERVED} of cta {cta.index}")
+        report_conflict(
+            x, conflict, b.pc, True, f"shared byte {conflict.granule * GRANULE - SHARED_RESERVED} of cta {cta.index}"
+        )
     indices = offsets[:, None] + np.arange(size)
     cta.shared.written[indices] = True
     reads = _sources(b, x, sources, counts)

@@ -1,7 +1,7 @@
 """FP32 and FP64 arithmetic.
 
-``add``, ``mul``, ``fma``, ``div.rn``, ``sqrt.rn`` and the like are exact to the bit. The ``approx`` functions are computed
-in FP64 and rounded, which may differ from the hardware's by its documented error.
+``add``, ``mul``, ``fma``, ``div.rn``, ``sqrt.rn`` and the like are exact to the bit. The ``approx`` functions are
+computed in FP64 and rounded, which may differ from the hardware's by its documented error.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def _finished(b: Builder, function: Callable[..., NDArray], sources: int) -> Ste
         if ftz:
             result = ieee.flush(result)
         if sat:
-            result = np.clip(np.where(np.isnan(result), result.dtype.type(0), result), result.dtype.type(0), result.dtype.type(1))
+            result = np.clip(
+                np.where(np.isnan(result), result.dtype.type(0), result), result.dtype.type(0), result.dtype.type(1)
+            )
         return result
 
     return mapped(b, (type_,) * (sources + 1), finish if ftz or sat else function)

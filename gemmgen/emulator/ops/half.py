@@ -1,7 +1,7 @@
 """16-bit floating point, scalar and in pairs, and pairs of FP32.
 
-Every operation is done in FP64 on exact inputs and rounded once; sums and products of 16-bit values are exact there, and
-an ``fma`` is rounded to odd first where it is not.
+Every operation is done in FP64 on exact inputs and rounded once; sums and products of 16-bit values are exact there,
+and an ``fma`` is rounded to odd first where it is not.
 """
 
 from __future__ import annotations

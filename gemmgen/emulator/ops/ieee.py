@@ -103,4 +103,6 @@ def fma64(a: Any, b: Any, c: Any) -> NDArray[np.float64]:
             return float("inf") if exact > 0 else float("-inf")
 
     p, q, r = np.broadcast_arrays(a, b, c)
-    return canonical(np.array([one(float(i), float(j), float(k)) for i, j, k in zip(p.flat, q.flat, r.flat, strict=True)]))
+    return canonical(
+        np.array([one(float(i), float(j), float(k)) for i, j, k in zip(p.flat, q.flat, r.flat, strict=True)])
+    )

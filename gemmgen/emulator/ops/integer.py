@@ -182,7 +182,9 @@ def _dp4a(b: Builder) -> Step:
         total = np.asarray(r).astype(np.int64)
         for byte in range(4):
             parts = [((np.asarray(v).astype(np.int64) >> (8 * byte)) & 0xFF) for v in (p, q)]
-            parts = [np.where(part > 127, part - 256, part) if s else part for part, s in zip(parts, signs, strict=True)]
+            parts = [
+                np.where(part > 127, part - 256, part) if s else part for part, s in zip(parts, signs, strict=True)
+            ]
             total = total + parts[0] * parts[1]
         return total
 
@@ -245,7 +247,11 @@ def _bfe(b: Builder) -> Step:
         value = np.atleast_1d(value)
         unsigned = value.view(np.dtype(f"u{bits // 8}"))
         shifted = np.where(position < bits, unsigned >> np.minimum(position, bits - 1).astype(unsigned.dtype), 0)
-        keep = np.where(length >= bits, ~unsigned.dtype.type(0), (np.uint64(1) << np.minimum(length, 63).astype(np.uint64)) - np.uint64(1))
+        keep = np.where(
+            length >= bits,
+            ~unsigned.dtype.type(0),
+            (np.uint64(1) << np.minimum(length, 63).astype(np.uint64)) - np.uint64(1),
+        )
         field = shifted & keep.astype(unsigned.dtype)
         if type_[0] == "u":
             return field

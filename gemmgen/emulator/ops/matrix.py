@@ -25,7 +25,9 @@ def _count(b: Builder) -> int:
     return int(b.modifiers["count"][1:])
 
 
-def _transfer(b: Builder, x: Unit, address: Callable[[Unit], NDArray], matrices: int, rows: NDArray | None) -> NDArray | None:
+def _transfer(
+    b: Builder, x: Unit, address: Callable[[Unit], NDArray], matrices: int, rows: NDArray | None
+) -> NDArray | None:
     """Read or write the 16-byte rows that lanes 0 to 8·matrices−1 of each warp address."""
     lanes = np.tile(np.arange(WARP) < 8 * matrices, x.width // WARP)
     outer = x.mask
@@ -109,7 +111,9 @@ def _movmatrix(b: Builder) -> Step:
             return waiting
         warps = x.width // WARP
         matrix = np.zeros((warps, 8, 8), np.uint16)
-        matrix[:, row, column] = np.broadcast_to(x.u32[source], (x.width,)).copy().view(np.uint16).reshape(warps, WARP, 2)
+        matrix[:, row, column] = (
+            np.broadcast_to(x.u32[source], (x.width,)).copy().view(np.uint16).reshape(warps, WARP, 2)
+        )
         halves = np.ascontiguousarray(matrix[:, column, row])
         np.copyto(x.u32[d], halves.view(np.uint32).reshape(x.width), where=x.where)
         return None

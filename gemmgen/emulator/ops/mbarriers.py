@@ -27,6 +27,8 @@ def shared_place(x: Unit, space: str, address: int) -> tuple[Cta, int]:
     """The CTA and offset that a shared address names.
 
     Args:
+        x: the unit that uses it.
+        address: the address.
         space: ``shared``, ``shared::cta`` or ``shared::cluster``; ``generic`` for an address without a space.
 
     Raises:
@@ -40,7 +42,9 @@ def shared_place(x: Unit, space: str, address: int) -> tuple[Cta, int]:
         space = "shared::cluster"
     rank, offset = address >> RANK_SHIFT, address & ((1 << RANK_SHIFT) - 1)
     if rank != x.cta.rank and space != "shared::cluster":
-        raise MemoryFault(Kind.OUT_OF_BOUNDS, f"an address of CTA rank {rank} in a shared::cta operation by rank {x.cta.rank}")
+        raise MemoryFault(
+            Kind.OUT_OF_BOUNDS, f"an address of CTA rank {rank} in a shared::cta operation by rank {x.cta.rank}"
+        )
     owner = cluster_cta(x.cta, rank)
     owner.shared.check(offset, offset + 1)
     return owner, offset
@@ -56,12 +60,21 @@ def find_barrier(b: Builder, x: Unit, space: str, address: int, thread: Thread |
         raise b.fault(x, Kind.MISALIGNED, f"mbarrier address 0x{address:x} is not a multiple of 8")
     barrier = owner.mbarriers.get(offset)
     if barrier is None:
-        raise b.fault(x, Kind.MBARRIER, f"there is no initialised mbarrier at shared byte {offset - SHARED_RESERVED} of cta {owner.index}")
+        raise b.fault(
+            x,
+            Kind.MBARRIER,
+            f"there is no initialised mbarrier at shared byte {offset - SHARED_RESERVED} of cta {owner.index}",
+        )
     if thread is not None:
         clocks = x.cta.machine.clocks
         own = thread.agent == barrier.init_agent or barrier.init_agent in thread.warp.siblings
         if not own and clocks.order[thread.row, barrier.init_agent] < barrier.init_epoch:
-            b.finding(x, Kind.RACE, f"{barrier.name} is used and nothing orders that after its initialisation", barrier.init_pc)
+            b.finding(
+                x,
+                Kind.RACE,
+                f"{barrier.name} is used and nothing orders that after its initialisation",
+                barrier.init_pc,
+            )
         note_remote(x, owner, x.access(thread, b.pc), b.pc)
     return owner, barrier
 
@@ -75,7 +88,8 @@ def finish_phase(b: Builder, x: Unit | None, barrier: MBarrier, owner: Cta) -> N
     machine.progress += 1
     machine.count("mbarrier phases")
     if barrier.in_flight:
-        text = f"{barrier.name} completes its phase ({announced} bytes expected) while {barrier.in_flight} transfers are in flight"
+        flying = f"{barrier.in_flight} transfers are in flight"
+        text = f"{barrier.name} completes its phase ({announced} bytes expected) while {flying}"
         machine.recorder.add(Kind.TRANSACTION, text, b.pc, x.name if x else "")
 
 

@@ -227,5 +227,3 @@ def _stbulk(b: Builder) -> Step:
                 x.set_mask(outer)
 
     return step
-
-

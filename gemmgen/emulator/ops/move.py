@@ -132,7 +132,9 @@ def _mapa(b: Builder) -> Step:
         if bool((active >= x.cta.machine.cluster_size).any()):
             from gemmgen.emulator.report import Kind
 
-            raise b.fault(x, Kind.OUT_OF_BOUNDS, f"mapa to CTA rank {int(active.max())} of {x.cta.machine.cluster_size}")
+            raise b.fault(
+                x, Kind.OUT_OF_BOUNDS, f"mapa to CTA rank {int(active.max())} of {x.cta.machine.cluster_size}"
+            )
         value = x.views[t][s]
         dtype = np.asarray(value).dtype.type
         cleared = value & ~dtype(0xFF << RANK_SHIFT)

@@ -41,7 +41,9 @@ def _gather_lanes(b: Builder, x: Unit, needed: NDArray[np.bool_]) -> Wait:
     needed = needed.copy()
 
     def ready() -> bool:
-        together = [f for f in x.fragments if (f.block, f.step) == (fragment.block, fragment.step) and f.joins == fragment.joins]
+        together = [
+            f for f in x.fragments if (f.block, f.step) == (fragment.block, fragment.step) and f.joins == fragment.joins
+        ]
         union = np.logical_or.reduce([f.mask for f in together])
         if (needed & x.live & ~union).any():
             return False

@@ -123,7 +123,9 @@ def _wait(b: Builder) -> Step:
         if waiting is not None:
             return waiting
         states = _each_state(x)
-        pending = [o for s in states for group in s.groups[: max(0, len(s.groups) - allowed)] for o in group if not o.done]
+        pending = [
+            o for s in states for group in s.groups[: max(0, len(s.groups) - allowed)] for o in group if not o.done
+        ]
         if pending:
             return Wait(lambda: all(o.done for o in pending), lambda: "wgmma groups", "group", b.pc)
         agent = _agent(x)
@@ -168,7 +170,18 @@ def _parse(b: Builder) -> _Form:
     a_major, b_major = ("MN" if flag else "K" for flag in (majors or [False, False]))
     a_key = 0 if in_registers else b.source(1, "b64")
     return _Form(
-        n, a_type, b_type, d_type, registers, a_registers, a_key, b.source(2, "b64"), *signs, a_major, b_major, "satfinite" in b.modifiers
+        n,
+        a_type,
+        b_type,
+        d_type,
+        registers,
+        a_registers,
+        a_key,
+        b.source(2, "b64"),
+        *signs,
+        a_major,
+        b_major,
+        "satfinite" in b.modifiers,
     )
 
 
@@ -234,7 +247,9 @@ def _check_accumulator(b: Builder, x: Unit, form: _Form) -> None:
     suspects = set(x.cta.machine.maybe_undefined.get(b.pc, ())) & set(form.d_registers)
     for register in sorted(suspects, key=lambda r: r.index):
         if not x.defined[register.kind][register.index].all():
-            b.finding(x, Kind.UNINITIALIZED_REGISTER, f"wgmma accumulates into {register.name}, which nothing has written")
+            b.finding(
+                x, Kind.UNINITIALIZED_REGISTER, f"wgmma accumulates into {register.name}, which nothing has written"
+            )
             return
 
 
@@ -259,7 +274,9 @@ def _addresses(b: Builder, x: Unit, bits: int, form: _Form, rows: int, major: st
     low, high = int(found.min()), int(found.max())
     if low < SHARED_RESERVED or high >= x.cta.shared.size:
         size = x.cta.shared.size - SHARED_RESERVED
-        text = f"descriptor 0x{bits:016x} covers shared bytes {low - SHARED_RESERVED}..{high - SHARED_RESERVED} of {size}"
+        text = (
+            f"descriptor 0x{bits:016x} covers shared bytes {low - SHARED_RESERVED}..{high - SHARED_RESERVED} of {size}"
+        )
         raise b.fault(x, Kind.DESCRIPTOR, text)
     return found
 
@@ -317,12 +334,22 @@ def _issue(b: Builder, x: Unit, form: _Form, a_at: NDArray | None, b_at: NDArray
         left = _fragment_a(words, a_index, form, rows) if a_at is None else shared[a_at[rows]].view(code)
         old = _gather_d(words, d_index, form, rows) if accumulating else None
         result = mma.wgmma(
-            left, right, old, form.a_type, form.b_type, form.d_type, scale_a=form.negate_a, scale_b=form.negate_b,
-            saturate=form.saturate, exact=machine.exact,
+            left,
+            right,
+            old,
+            form.a_type,
+            form.b_type,
+            form.d_type,
+            scale_a=form.negate_a,
+            scale_b=form.negate_b,
+            saturate=form.saturate,
+            exact=machine.exact,
         )
         _scatter_d(words, d_index, form, rows, result)
 
-    operation = machine.issue(AsyncOperation(run, f"wgmma of {x.name}", ("wgmma", cta.index, x.warps[0].index // 4), b.pc))
+    operation = machine.issue(
+        AsyncOperation(run, f"wgmma of {x.name}", ("wgmma", cta.index, x.warps[0].index // 4), b.pc)
+    )
     machine.count("wgmma", len(x.warps))
     for warp in x.warps:
         state = cta.wgmma_states[warp.index]

@@ -9,8 +9,19 @@ from gemmgen.emulator.ptx.program import Decoded, Program
 
 _NO_DESTINATION_FAMILIES = ("control", "fence", "bulk", "cp", "map", "async", "tcgen05")
 _NO_DESTINATION = frozenset(
-    "mem.st mem.red mem.stmatrix mem.prefetch mem.prefetch_map mem.stbulk bar.sync bar.cluster mbar.init mbar.inval "
-    "mbar.tx warp.sync wgmma.fence wgmma.commit wgmma.wait".split()
+    (
+        *(
+            "mem.st",
+            "mem.red",
+            "mem.stmatrix",
+            "mem.prefetch",
+            "mem.prefetch_map",
+            "mem.stbulk",
+            "bar.sync",
+            "bar.cluster",
+        ),
+        *("mbar.init", "mbar.inval", "mbar.tx", "warp.sync", "wgmma.fence", "wgmma.commit", "wgmma.wait"),
+    )
 )
 
 
@@ -28,7 +39,9 @@ def destinations(instruction: Decoded) -> list[Reg]:
 def sources(instruction: Decoded) -> list[Reg]:
     """The registers an instruction reads, its guard included; wgmma's accumulator is not, since a flag decides."""
     operands = instruction.operands
-    if destinations(instruction) or (operands and isinstance(operands[0], (Vec, PairOf)) and _writes_first(instruction)):
+    if destinations(instruction) or (
+        operands and isinstance(operands[0], (Vec, PairOf)) and _writes_first(instruction)
+    ):
         operands = operands[1:]
     found = [register for operand in operands for register in registers_in(operand)]
     return found if instruction.guard is None else [instruction.guard, *found]

@@ -43,7 +43,9 @@ def parse(text: str, filename: str = "<ptx>") -> ast.Module:
 @cache
 def _parser() -> Lark:
     grammar = Path(__file__).with_name("ptx.lark").read_text()
-    return Lark(grammar, start="module", parser="lalr", lexer="contextual", transformer=_Builder(), maybe_placeholders=False)
+    return Lark(
+        grammar, start="module", parser="lalr", lexer="contextual", transformer=_Builder(), maybe_placeholders=False
+    )
 
 
 def _syntax_error(error: UnexpectedInput, text: str, filename: str) -> EmulationError:
@@ -56,7 +58,9 @@ def _syntax_error(error: UnexpectedInput, text: str, filename: str) -> Emulation
         return EmulationError("PTX ends too early", where=f"{filename}:{error.line}", fix="pass the whole PTX file")
     got = source[error.column - 1 :][:40] if isinstance(error, UnexpectedCharacters) else str(token)
     return EmulationError(
-        "not PTX that the emulator knows", where=f"{filename}:{error.line}:{error.column}", got=f"{got!r} in {source[:120]!r}"
+        "not PTX that the emulator knows",
+        where=f"{filename}:{error.line}:{error.column}",
+        got=f"{got!r} in {source[:120]!r}",
     )
 
 
@@ -110,7 +114,7 @@ class _Builder(Transformer):
         guard, negated = (None, False)
         if isinstance(children[0], tuple):
             guard, negated = children.pop(0)
-        opcode: Token = children[0]
+        opcode = children[0]
         return ast.Instruction(str(opcode), tuple(children[1:]), guard, negated, opcode.line or 0)
 
     def label(self, children: list[Token]) -> ast.Label:
@@ -146,7 +150,9 @@ class _Builder(Transformer):
         if token.type in ("FLOAT_BITS", "DOUBLE_BITS"):
             return int(token[2:], 16)
         if token.type == "FLOAT_NUMBER":
-            raise EmulationError("decimal initialisers are not supported", where=f"PTX line {token.line}", got=str(token))
+            raise EmulationError(
+                "decimal initialisers are not supported", where=f"PTX line {token.line}", got=str(token)
+            )
         value = _integer(token)
         return -value if children[0] == "-" else value
 
@@ -214,7 +220,9 @@ class _Builder(Transformer):
 
     def address_size(self, children: list[Token]) -> None:
         if children[0] != "64":
-            raise EmulationError("only 64-bit PTX can run", where=f"PTX line {children[0].line}", got=str(children[0]), need="64")
+            raise EmulationError(
+                "only 64-bit PTX can run", where=f"PTX line {children[0].line}", got=str(children[0]), need="64"
+            )
 
     def file(self, children: list[Token]) -> tuple[str, tuple[int, str]]:
         return "file", (_integer(children[0]), str(children[1]).strip('"'))

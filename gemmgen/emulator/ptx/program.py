@@ -102,7 +102,9 @@ def decode(module: ast.Module, entry: str | None, text: str) -> Program:
     if entry is None and len(module.entries) == 1:
         entry = next(iter(module.entries))
     if entry not in module.entries:
-        raise EmulationError("no such kernel in the PTX", where="entry", got=entry, need=", ".join(module.entries) or "any .entry")
+        raise EmulationError(
+            "no such kernel in the PTX", where="entry", got=entry, need=", ".join(module.entries) or "any .entry"
+        )
     kernel = module.entries[entry]
     program = Program(entry, module.target, kernel.params, files=module.files, text=text.splitlines())
     program.performance = kernel.performance
@@ -198,7 +200,9 @@ class _Flattener:
                     raise EmulationError("the guard is not a predicate register", where=where, got=raw.guard)
             operands = tuple(self._operand(operand, scope, where, form.semantic) for operand in raw.operands)
             self.program.instructions.append(
-                Decoded(index, raw.opcode, form.semantic, modifiers, operands, guard, raw.guard_negated, raw.line, location)
+                Decoded(
+                    index, raw.opcode, form.semantic, modifiers, operands, guard, raw.guard_negated, raw.line, location
+                )
             )
         self.program.register_counts = dict(self._counts)
         end = len(self._pending)
@@ -206,7 +210,9 @@ class _Flattener:
             used = {o.target for i in self.program.instructions for o in i.operands if isinstance(o, LabelRef)}
             for label, target in self.label_targets.items():
                 if target >= end and label in used:
-                    raise EmulationError("a branch leaves the kernel's end", where=self.program.name, got=label.split("@")[0])
+                    raise EmulationError(
+                        "a branch leaves the kernel's end", where=self.program.name, got=label.split("@")[0]
+                    )
 
     def _operand(self, operand: ast.Operand, scope: _Scope, where: str, semantic: str) -> Operand:
         match operand:

@@ -1,0 +1,62 @@
+"""Async-level ops and records by themselves: sizes, look-ups, and the rules that each op checks alone."""
+
+from __future__ import annotations
+
+import pytest
+from ir_texts import ASYNC, edited, opt, rejected
+
+from gemmgen.errors import IRError
+from gemmgen.ir import Value
+from gemmgen.ir.async_ops import Buffer, Engine, RingOp, tile_bytes
+from gemmgen.ir.types import BF16, E2M1, E4M3, F32, MemType, RingType, smem
+
+
+def test_the_base_text_is_legal():
+    assert opt(ASYNC) == ASYNC
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [(smem(E4M3, 128, 128), 16384), (smem(F32, 128), 512), (smem(BF16, 8, 64), 1024), (smem(E2M1, 64, 32), 1024)],
+)
+def test_tile_bytes(kind: MemType, size: int):
+    assert tile_bytes(kind) == size
+    assert Buffer("x", kind, Engine.BULK, 1 << 16).tile_bytes == size
+
+
+def test_ring():
+    a = Buffer("a", smem(E4M3, 128, 128), Engine.BULK, 16384)
+    ring = RingOp(buffers=(a,), result=Value("ring", RingType(5)))
+    assert ring.stages == 5
+    assert ring.buffer("a") is a
+    with pytest.raises(IRError, match="%ring has no buffer 'b'") as caught:
+        ring.buffer("b")
+    assert caught.value.need == "a"
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ((": ring<3>", ": ring<0>"), ("a ring needs stages and distinct buffers", "0 stages")),
+        (('name="sa"', 'name="a"'), ("a ring needs stages and distinct buffers", "['a', 'a', 'b', 'sb']")),
+        (
+            ("async.load(ring=%ring, source=%a,", "async.load(ring=%ring, source=%zero,"),
+            ("a load reads global memory", "gmem"),
+        ),
+        (
+            ("async.load(ring=%ring, source=%a,", "async.load(ring=%ring, source=%m0,"),
+            ("%m0 is not a tile", "got: index"),
+        ),
+    ],
+)
+def test_rule(change: tuple[str, str], parts: tuple[str, ...]):
+    rejected(edited(ASYNC, change), *parts)
+
+
+def test_a_ring_without_buffers():
+    start, end = ASYNC.index("buffers=["), ASYNC.index("]} : ring<3>")
+    rejected(ASYNC[:start] + "buffers=[" + ASYNC[end:], "a ring needs stages and distinct buffers", "3 stages of []")
+
+
+def test_async_ops_are_illegal_further_down():
+    rejected(ASYNC.replace("level=async", "level=target"), "is illegal in this module", "an op of level target")
