@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -39,10 +38,9 @@ MODULE = Module("k", Level.TARGET, "sm_90a", (), (), Region((), (EmitTwoOp(), Em
 
 
 @pytest.fixture(autouse=True)
-def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Emitters registered here are forgotten."""
     monkeypatch.setattr(emission, "_EMITTERS", dict(emission._EMITTERS))
-    yield
 
 
 def test_missing_emitters_are_named_all_at_once_before_anything_is_rendered():

@@ -1,4 +1,4 @@
-"""The emulator can fail: single-edit bugs in PTX, each of which must be reported with the right class or change a value.
+"""The emulator can fail: single-edit bugs in PTX, each to be reported with the right class or to change a value.
 
 ``WRONG`` in a mutation's classes means that a wrong result counts too. Every kernel is clean before the edit.
 """

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import ir_test_ops  # noqa: F401  (registers the test dialect)
 import pytest
 
@@ -153,3 +158,15 @@ def test_sibling_regions_may_not_share_names_but_see_outer_values():
     loop = "test.for() {count=1} do (%i: index) { test.leaf(x=%a) }\n"
     assert parse_module(HEADER + loop + "}").body.ops[0].all_regions[0].ops[0].all_operands[0].name == "a"
     assert "defined twice" in failure(loop + loop).what
+
+
+def test_records_of_a_dialect_are_known_before_its_first_op():
+    """Module attributes come first in the text, so the module's level and target say what to import."""
+    program = (
+        "import sys; from gemmgen.ir import parse_module as read; print(read(sys.stdin.read()).attr('launch').cluster)"
+    )
+    text = (Path(__file__).parent / "data" / "sm90" / "cluster.ir").read_text()
+    environment = dict(os.environ, PYTHONPATH=str(Path(__file__).resolve().parents[1]))
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, input=text, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "2\n", done.stderr

@@ -12,7 +12,7 @@ from gemmgen.ir.codecs import codec_for, read_fields
 from gemmgen.ir.core import Level, Module, Op, Origin, Region, Value
 from gemmgen.ir.dims import Dim
 from gemmgen.ir.reading import ReadError, read_dim, read_type
-from gemmgen.ir.schema import DIALECT_MODULES, Arity, FieldSpec, find_op, nearest_op, schema_of
+from gemmgen.ir.schema import DIALECT_MODULES, Arity, FieldSpec, find_op, load_dialect_of, nearest_op, schema_of
 from gemmgen.ir.types import Type
 
 
@@ -76,6 +76,7 @@ class _ModuleReader:
         levels = {level.value: level for level in Level}
         if node.level.name not in levels:
             raise ReadError(node.level, "unknown level", node.level.name, ", ".join(levels))
+        load_dialect_of(node.level.name, node.target)
         any_attr = codec_for(Any)
         attrs = read_fields(f"module @{node.name}", node, node.attrs, {e.name: (any_attr, None) for e in node.attrs})
         args = self._define_params(node.params)

@@ -192,6 +192,12 @@ def load_dialects() -> None:
         load_dialect(prefix)
 
 
+def load_dialect_of(level: str, target: str) -> None:
+    """Import the ops, records and rules of a module's level, or of its target; nothing happens for an unknown target."""
+    dialects = {record.name: record.dialect for record in capabilities()}
+    load_dialect(dialects.get(target, "") if level == "target" else level)
+
+
 @cache
 def load_dialect(prefix: str) -> None:
     """Import the ops and rules of one prefix; nothing happens for a prefix that has none (yet)."""

@@ -11,7 +11,7 @@ from gemmgen.backends.capability import capability
 from gemmgen.errors import IRError, TargetError
 from gemmgen.ir.codecs import codec_for
 from gemmgen.ir.core import Level, Module, Op, Region, Value
-from gemmgen.ir.schema import TARGET_DIALECTS, Arity, FieldSpec, load_dialect, schema_of
+from gemmgen.ir.schema import TARGET_DIALECTS, Arity, FieldSpec, load_dialect_of, schema_of
 from gemmgen.ir.types import Type
 
 ModuleRule = Callable[[Module], None]
@@ -43,9 +43,8 @@ def verify(module: Module) -> None:
     Raises:
         IRError: the first law that is broken; names the op, its origin, what was got and what is needed.
     """
-    verifier = _Verifier(module)
-    verifier.run()
-    load_dialect(verifier.dialect if module.level is Level.TARGET else module.level.value)
+    _Verifier(module).run()
+    load_dialect_of(module.level.value, module.target)
     for rule in _RULES[module.level]:
         rule(module)
 
@@ -55,7 +54,7 @@ class _Verifier:
         self._module = module
         self._visible: dict[str, Value] = {}
         self._defined: set[str] = set()
-        self.dialect = _dialect_of(module)
+        self._dialect = _dialect_of(module)
 
     def run(self) -> None:
         module = self._module
@@ -120,8 +119,8 @@ class _Verifier:
             fix = "run the pass that lowers it"
             fail(op, f"{op.NAME} is illegal in this module", got=got, need=f"an op of level {level}", fix=fix)
         prefix = op.NAME.partition(".")[0]
-        if prefix in TARGET_DIALECTS and prefix != self.dialect:
-            need = f"ops of {self.dialect} in a module for {self._module.target}"
+        if prefix in TARGET_DIALECTS and prefix != self._dialect:
+            need = f"ops of {self._dialect} in a module for {self._module.target}"
             fail(op, f"{op.NAME} belongs to another target", got=prefix, need=need)
 
     def _define(self, value: Value, op: Op | None) -> str:

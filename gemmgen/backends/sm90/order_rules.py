@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from gemmgen.backends.sm90 import hardware as hw
 from gemmgen.backends.sm90 import math_ops
 from gemmgen.backends.sm90.ops import (
     AdvanceOp,
@@ -111,7 +112,7 @@ def _check_arrivals(program: Program, declared: BarriersOp) -> None:
         if isinstance(op, ExpectOp):
             arrivals += site.threads
         elif isinstance(op, CopyArriveOp):
-            arrivals += op.lanes
+            arrivals += site.warps * op.lanes
         elif isinstance(op, ReleaseOp):
             arrivals += site.warps * op.cluster
         else:
@@ -155,6 +156,10 @@ def _filled_by(program: Program) -> dict[str, Value]:
         else:
             if not copies:
                 fail(op, "lanes arrive for their copies", got="no copies before it", need=CopyScalesOp.NAME)
+            copying = hw.copying_lanes([copy.count for copy in copies])
+            if not copying <= op.lanes <= hw.WARP_THREADS or site.elect:
+                got = "one thread" if site.elect else f"{op.lanes} lanes"
+                fail(op, "every lane that copies arrives", got=got, need=f"{copying} to {hw.WARP_THREADS} lanes")
             filled.update((copy.area, op.barriers) for copy in copies)
             copies.clear()
     for copies in open_areas.values():

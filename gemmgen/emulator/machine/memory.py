@@ -169,7 +169,7 @@ class SharedMemory:
         if low < SHARED_RESERVED or high > self.size:
             raise MemoryFault(
                 Kind.OUT_OF_BOUNDS,
-                f"shared bytes {low - SHARED_RESERVED}..{high - SHARED_RESERVED} of the {self.size - SHARED_RESERVED} there are",
+                f"shared bytes {low - SHARED_RESERVED}..{high - SHARED_RESERVED} of {self.size - SHARED_RESERVED}",
             )
 
 

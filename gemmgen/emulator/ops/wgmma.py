@@ -165,9 +165,8 @@ def _parse(b: Builder) -> _Form:
     if any(sign not in (1, -1) for sign in signs):
         raise b.error("imm-scale must be 1 or -1")
     majors = [bool(b.immediate(n)) for n in range(6, 4 + extra)] if transposable else []
-    if in_registers:
-        majors = [False, *majors]
-    a_major, b_major = ("MN" if flag else "K" for flag in (majors or [False, False]))
+    majors = [False] * (2 - len(majors)) + majors
+    a_major, b_major = ("MN" if flag else "K" for flag in majors)
     a_key = 0 if in_registers else b.source(1, "b64")
     return _Form(
         n,

@@ -114,7 +114,7 @@ class _Builder(Transformer):
         guard, negated = (None, False)
         if isinstance(children[0], tuple):
             guard, negated = children.pop(0)
-        opcode = children[0]
+        opcode: Any = children[0]
         return ast.Instruction(str(opcode), tuple(children[1:]), guard, negated, opcode.line or 0)
 
     def label(self, children: list[Token]) -> ast.Label:
