@@ -17,14 +17,15 @@ DIMS = ({"N": 576, "K": 7168}, {"N": 7168, "K": 2048}, {"N": 200, "K": 400})
 def main(folder: Path) -> None:
     sources: dict[str, str] = {}
     for spec in sorted(folder.glob("*.yaml")):
-        for target in gemmgen.load_spec(spec).targets:
+        loaded = gemmgen.load_spec(spec)
+        for target in loaded.targets:
             for dims in DIMS:
                 label = ",".join(f"{name}={value}" for name, value in dims.items())
                 if not gemmgen.supports(spec, target)[0]:
                     continue
-                kernel = gemmgen.compile(spec, target=target, **dims)
-                for index, entry in enumerate(kernel.plan().entries):
-                    sources[f"{spec.stem} {target} {label} #{index}"] = entry.source
+                kernel = gemmgen.compile(loaded.bind(**dims), target=target)
+                for index, variant in enumerate(kernel.plan()):
+                    sources[f"{spec.stem} {target} {label} #{index}"] = variant.source
     json.dump(sources, sys.stdout)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from math import gcd
 
 import sympy
@@ -21,14 +22,52 @@ from gemmgen.ir.tile_ops import (
     StoreOp,
     YieldOp,
     ZerosOp,
+    mem,
 )
-from gemmgen.ir.types import F32, INDEX, MemType, ScalarType, frag, gmem, smem
+from gemmgen.ir.types import F32, INDEX, ScalarType, frag, gmem, smem
 from gemmgen.schedule import Schedule
 from gemmgen.spec.model import GemmSpec, Operand
+from gemmgen.spec.vocabulary import rows_contiguous
+
+
+@dataclass(frozen=True)
+class _Side:
+    """A or B: its matrix, its scales if it has any, and how a tile of it lies.
+
+    Attributes:
+        operand: what the spec says of it.
+        value: the matrix; K is its second dimension, or its first if ``transposed``.
+        scales: its scales, one row per block of rows (M or N).
+        transposed: whether rows (M or N) are contiguous.
+        extent: rows of its tile.
+    """
+
+    operand: Operand
+    value: Value
+    scales: Value | None
+    transposed: bool
+    extent: int
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Rows and elements of K that share a scale; 0 for all of K."""
+        assert self.operand.scale is not None
+        rows, cols = self.operand.scale.block
+        return int(rows), 0 if cols == "K" else int(cols)
+
+    @property
+    def blocked(self) -> bool:
+        """Whether scales change along K."""
+        return self.scales is not None and self.block[1] > 0
+
+    @property
+    def arguments(self) -> tuple[Value, ...]:
+        """The kernel's arguments for it."""
+        return (self.value,) if self.scales is None else (self.value, self.scales)
 
 
 def build_tile_module(spec: GemmSpec, schedule: Schedule, target: str) -> Module:
-    """The tile-level module of a dense problem ``D = A · Bᵀ`` with block-scaled operands.
+    """The tile-level module of a dense problem ``D = A · Bᵀ``, with scaled operands or plain ones.
 
     Args:
         spec: a spec that ``gemmgen.spec.support`` accepts.
@@ -37,54 +76,75 @@ def build_tile_module(spec: GemmSpec, schedule: Schedule, target: str) -> Module
     """
     m, n, k = (spec.problem.dim(name) for name in ("M", "N", "K"))
     tile_m, tile_n, tile_k = schedule.tile
-    a, sa = _arguments("a", spec.operands.a, m, k)
-    b, sb = _arguments("b", spec.operands.b, n, k)
+    a, b = (_side(spec, name, rows, k, extent) for name, rows, extent in (("a", m, tile_m), ("b", n, tile_n)))
     d = Value("d", gmem(ScalarType(spec.operands.d.dtype), m, n))
+    arguments = (*a.arguments, *b.arguments, d)
     ir = Builder(origin=_origin(spec, "problem"))
-    for value in (a, sa, b, sb, d):
+    for value in arguments:
         ir.names.fresh(value.name)
     total = frag(F32, tile_m, tile_n)
     with ir.region(m0=INDEX, n0=INDEX) as tile:
         m0, n0 = tile.args
         zero = ir.add(ZerosOp, result=("zero", total)).result
         with ir.region(k0=INDEX, acc=total) as step:
-            next_sum = _step(ir, spec, schedule, (a, sa, b, sb), (m0, n0, *step.args))
+            next_sum = _step(ir, spec, tile_k, (a, b), (m0, n0, *step.args))
             ir.add(YieldOp, values=[next_sum])
         loop = ir.add(ForKOp, inits=[zero], extent=_dim(k), step=tile_k, body=step.region, results=[("sum", total)])
         with ir.at(_origin(spec, "epilogue")):
             value = loop.results[0]
-            if _whole_k(spec.operands.a):
-                value = ir.add(ScaleOp, value=value, row_scale=sa, col_scale=sb, row=m0, col=n0,
+            if a.scales is not None and b.scales is not None and not a.blocked:
+                value = ir.add(ScaleOp, value=value, row_scale=a.scales, col_scale=b.scales, row=m0, col=n0,
                                result=("scaled", total)).result  # fmt: skip
             out_type = frag(ScalarType(spec.operands.d.dtype), tile_m, tile_n)
             out = ir.add(MapOp, acc=value, expression=spec.epilogue, result=("out", out_type)).result
             ir.add(StoreOp, value=out, dest=d, row=m0, col=n0)
     ir.add(ForTilesOp, rows=_dim(m), cols=_dim(n), tile=(tile_m, tile_n), raster_group=schedule.raster_group,
            raster_along=schedule.raster_along, body=tile.region)  # fmt: skip
-    return Module(spec.name, Level.TILE, target, (a, sa, b, sb, d), (), Region((), ir.take()))
+    return Module(spec.name, Level.TILE, target, arguments, (), Region((), ir.take()))
 
 
-def _step(
-    ir: Builder, spec: GemmSpec, schedule: Schedule, operands: tuple[Value, ...], place: tuple[Value, ...]
-) -> Value:
+def _step(ir: Builder, spec: GemmSpec, tile_k: int, sides: tuple[_Side, _Side], place: tuple[Value, ...]) -> Value:
     """One step of K: load the boxes and add their product to the accumulator.
 
     Scale blocks of the step's length are applied here; scales that hold for all of K wait until the sum is complete.
     """
-    (a, sa, b, sb), (m0, n0, k0, acc) = operands, place
-    tile_m, tile_n, tile_k = schedule.tile
-    blocked = not _whole_k(spec.operands.a)
+    (a, b), (m0, n0, k0, acc) = sides, place
     with ir.at(_origin(spec, "operands")):
-        at = ir.add(LoadOp, source=a, row=m0, col=k0, result=("at", _box(a, tile_m, tile_k))).result
-        sat = _load_scales(ir, spec.operands.a, sa, m0, k0, tile_m) if blocked else None
-        bt = ir.add(LoadOp, source=b, row=n0, col=k0, result=("bt", _box(b, tile_n, tile_k))).result
-        sbt = _load_scales(ir, spec.operands.b, sb, n0, k0, tile_n) if blocked else None
+        at, sat = _load(ir, a, tile_k, m0, k0)
+        bt, sbt = _load(ir, b, tile_k, n0, k0)
+    trans = {"trans_a": a.transposed, "trans_b": b.transposed}
     with ir.at(_origin(spec, "accumulate")):
         if spec.accumulate.promote_every is None:
-            return ir.add(MmaOp, a=at, b=bt, acc=acc, result=("next", acc.type)).result
-        blocks = {"block_a": _block(spec.operands.a)[0], "block_b": _block(spec.operands.b)[0]} if blocked else {}
-        return ir.add(ScaledMmaOp, acc=acc, a=at, b=bt, scale_a=sat, scale_b=sbt, row=m0, col=n0,
+            return ir.add(MmaOp, a=at, b=bt, acc=acc, **trans, result=("next", acc.type)).result
+        blocks = {"block_a": a.block[0], "block_b": b.block[0]} if a.blocked else {}
+        return ir.add(ScaledMmaOp, acc=acc, a=at, b=bt, scale_a=sat, scale_b=sbt, row=m0, col=n0, **trans,
                       result=("next", acc.type), **blocks).result  # fmt: skip
+
+
+def _load(ir: Builder, side: _Side, tile_k: int, row: Value, k0: Value) -> tuple[Value, Value | None]:
+    """Load one side's box of a step, and the scales of its blocks if they change along K."""
+    kind, name = mem(side.value).dtype, f"{side.value.name}t"
+    place = {"row": k0, "col": row} if side.transposed else {"row": row, "col": k0}
+    box = smem(kind, tile_k, side.extent) if side.transposed else smem(kind, side.extent, tile_k)
+    loaded = ir.add(LoadOp, source=side.value, **place, result=(name, box)).result
+    if not side.blocked:
+        return loaded, None
+    scales = smem(F32, scales_per_tile(side.extent, side.block[0]))
+    return loaded, ir.add(LoadScalesOp, source=side.scales, row=row, col=k0, block=side.block,
+                          result=(f"s{name}", scales)).result  # fmt: skip
+
+
+def _side(spec: GemmSpec, name: str, rows: sympy.Expr, cols: sympy.Expr, extent: int) -> _Side:
+    operand: Operand = getattr(spec.operands, name)
+    transposed = rows_contiguous(spec.problem.layout, name)
+    shape = (cols, rows) if transposed else (rows, cols)
+    value = Value(name, gmem(ScalarType(operand.dtype), *shape))
+    side = _Side(operand, value, None, transposed, extent)
+    if operand.scale is None:
+        return side
+    block_rows, block_cols = side.block
+    columns = ceildiv(cols, block_cols) if block_cols else 1
+    return replace(side, scales=Value(f"s{name}", gmem(F32, ceildiv(rows, block_rows), columns)))
 
 
 def scales_per_tile(extent: int, block: int) -> int:
@@ -93,36 +153,6 @@ def scales_per_tile(extent: int, block: int) -> int:
     Tiles start at multiples of ``extent``, so a start lies at most ``block`` − gcd(extent, block) into a block.
     """
     return -(-(block - gcd(extent, block) + extent) // block)
-
-
-def _arguments(name: str, operand: Operand, rows: sympy.Expr, cols: sympy.Expr) -> tuple[Value, Value]:
-    block_rows, block_cols = _block(operand)
-    columns = 1 if _whole_k(operand) else ceildiv(cols, block_cols)
-    scales = gmem(F32, ceildiv(rows, block_rows), columns)
-    return Value(name, gmem(ScalarType(operand.dtype), rows, cols)), Value(f"s{name}", scales)
-
-
-def _whole_k(operand: Operand) -> bool:
-    """Whether a scale holds for all of K."""
-    assert operand.scale is not None
-    return operand.scale.block[1] == "K"
-
-
-def _load_scales(ir: Builder, operand: Operand, source: Value, row: Value, col: Value, extent: int) -> Value:
-    block = _block(operand)
-    kind = smem(F32, scales_per_tile(extent, block[0]))
-    return ir.add(LoadScalesOp, source=source, row=row, col=col, block=block, result=(f"{source.name}t", kind)).result
-
-
-def _block(operand: Operand) -> tuple[int, int]:
-    assert operand.scale is not None
-    rows, cols = operand.scale.block
-    return int(rows), 0 if cols == "K" else int(cols)
-
-
-def _box(source: Value, rows: int, cols: int) -> MemType:
-    assert isinstance(source.type, MemType)
-    return smem(source.type.dtype, rows, cols)
 
 
 def _dim(value: sympy.Expr) -> sympy.Expr | int:

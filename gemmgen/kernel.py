@@ -155,7 +155,7 @@ class Kernel:
     def variant(self, **dims: int) -> Variant:
         """The kernel that serves these dimensions; without M, the one for the largest problems."""
         m = dims.pop("M", self._signature.m)
-        plan = self.plan(**dims)
+        plan = self.plan(scale_copy="bulk", **dims)
         return plan.variants[-1] if m is None else plan.variant_for(m)
 
     @property
@@ -196,6 +196,39 @@ class Kernel:
                 "no such stage", where="stage", got=repr(stage), need=", ".join(texts), fix="use one of these names"
             )
         return texts[stage]
+
+    def emulate(
+        self,
+        a: Any,
+        sa: Any = None,
+        b: Any = None,
+        sb: Any = None,
+        *,
+        seed: int = 0,
+        schedule: str = "fifo",
+        numerics: str = "hardware",
+        num_sms: int = 4,
+    ) -> tuple[Any, Any]:
+        """Run the call on the emulator instead of a GPU, in the forms that a call takes.
+
+        Args:
+            a: ``[M, K]``, NumPy or torch on the CPU, or quantised.
+            sa: its scales.
+            b: ``[N, K]``.
+            sb: its scales.
+            seed: of the emulator's scheduler.
+            schedule: ``fifo``, ``random`` or ``adversarial``.
+            numerics: ``hardware`` (the tensor cores' accumulation rule) or ``fp32``.
+            num_sms: SMs that the grid is made for.
+
+        Returns:
+            D as a NumPy array, and the report of what was found.
+        """
+        from gemmgen.verification import emulate_call
+
+        if sa is None or sb is None:
+            a, sa, b, sb = _unpack(self._signature, a, sa, b, sb)
+        return emulate_call(self, a, sa, b, sb, seed=seed, schedule=schedule, numerics=numerics, num_sms=num_sms)
 
     def _call_first_time(self, a: Any, sa: Any, b: Any, sb: Any, out: Any, stream: Any, num_sms: int | None) -> Any:
         """The call whose operands have not been seen yet: checks, and compiles, loads and packs if need be."""

@@ -235,7 +235,12 @@ class Plan:
         self.scale_copy = scale_copy
         self._import_compiler = compiler
         self._base_key = digest(
-            spec.canonical(), target, scale_copy, code_fingerprint(), *nvrtc.compile_options(target), nvrtc.nvrtc_identity()
+            spec.canonical(),
+            target,
+            scale_copy,
+            code_fingerprint(),
+            *nvrtc.compile_options(target),
+            nvrtc.nvrtc_identity(),
         )
         ranges = self._ranges()
         self.variants = tuple(Variant(self, low, high, index) for index, (low, high) in enumerate(ranges))

@@ -19,7 +19,7 @@ class Schedule:
         cluster: CTAs along (m, n) that share operands by multicast.
         split_k: CTAs that share one output tile, each with a part of K.
         swap_ab: rows of D lie on the tensor core's N side.
-        math_warpgroups: warpgroups that multiply.
+        math_warpgroups: warpgroups that multiply; with tensor memory, that promote and store.
         producer_registers: registers per thread of the loading warps; 0 leaves them as launched.
         math_registers: the same for multiplying warps.
         raster_group: tiles along ``raster_along`` that are visited before the other axis advances.
@@ -27,6 +27,7 @@ class Schedule:
         scale_copy: ``bulk`` has the copy engine load row scales, which must lie column by column; ``lanes`` has a warp
             gather them, whatever their strides.
         pdl: the kernel is launched with programmatic stream serialization.
+        accumulators: partial sums in tensor memory that may be under way at once; 0 where there is none.
     """
 
     tile: tuple[int, int, int]
@@ -41,6 +42,7 @@ class Schedule:
     raster_along: str = "m"
     scale_copy: str = "bulk"
     pdl: bool = False
+    accumulators: int = 0
 
     @property
     def cluster_size(self) -> int:
@@ -80,4 +82,5 @@ class Schedule:
         parts += [f"split_k={self.split_k}"] if self.split_k > 1 else []
         parts += ["swap_ab"] if self.swap_ab else []
         parts += [f"scales={self.scale_copy}"] if self.scale_copy != "bulk" else []
+        parts += [f"accumulators={self.accumulators}"] if self.accumulators else []
         return " ".join(parts)

@@ -73,13 +73,13 @@ def test_parameters_of_a_plain_kernel():
     [
         ("plain", 384, 1, (128, 128, 1), True, False),
         ("cluster", 384, 2, (512, 128, 2), True, False),
-        ("split_k_swapped", 160, 4, (32, 64, 4), False, False),
+        ("split_k_swapped", 192, 4, (32, 64, 4), False, False),
         ("rowwise", 384, 1, (128, 64, 1), True, True),
-        ("direct_store", 160, 1, (64, 64, 1), True, False),
+        ("direct_store", 192, 1, (64, 64, 1), True, False),
     ],
 )
 def test_launches(case: str, threads: int, cluster: int, tiles: tuple[int, int, int], persistent: bool, pdl: bool):
-    """Threads: 128 per math warpgroup, and 128 more that lend registers, or a warp each for loads (and scales)."""
+    """Threads: 128 per math warpgroup, and 128 more that lend registers, or a warp each for loads and scales."""
     launch = built(case).launch
     assert (launch.threads, launch.cluster, launch.tiles) == (threads, cluster, tiles)
     assert (launch.persistent, launch.pdl) == (persistent, pdl)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemmgen.emulator import launch_file
-from gemmgen.emulator.launch_file import read_launch
+from gemmgen.emulator.launch_description import read_launch
 from gemmgen.errors import EmulationError
 
 _PTX = """.version 9.0

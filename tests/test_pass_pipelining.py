@@ -55,20 +55,14 @@ def test_it_leaves_the_tile_level(again: str):
     refused(ASYNC, f"pass {again} does not apply here", "got: async", passes=again)
 
 
-LOAD_SB = next(line for line in ASYNC.splitlines(keepends=True) if "async.load_scales" in line and '"sb"' in line)
-BULK = edited(
-    ASYNC,
-    ("type=smem<f32, [128]>, engine=lanes", "type=smem<f32, [128]>, engine=bulk"),
-    (', #buffer{name="sb", type=smem<f32, [1]>, engine=lanes, stage_bytes=16}', ""),
-    ("block=[1, 128], engine=lanes", "block=[1, 128], engine=bulk"),
-    (LOAD_SB, ""),
-    (
-        '%sbt = async.read(ring=%ring) {buffer="sb"} : smem<f32, [1]>',
-        "%sbt = async.fetch_scales(source=%sb, row=%n0, col=%k0) {block=[128, 128]} : frag<f32, [1]>",
-    ),
-)
-
-
-def test_by_bulk_copy_row_scales_are_loaded_and_block_scales_fetched():
-    assert opt(PROMOTED, "pipelining{stages=3}") == BULK
-    assert opt(PROMOTED, "pipelining{stages=3,scale_copy=bulk}") == BULK
+def test_by_default_the_copy_engine_loads_row_scales_and_lanes_those_of_blocks():
+    """TMA writes to multiples of 128 bytes, so the place of a row's scales is rounded up to that."""
+    bulk = edited(
+        ASYNC,
+        ("type=smem<f32, [128]>, engine=lanes", "type=smem<f32, [128]>, engine=bulk"),
+        ("block=[1, 128], engine=lanes", "block=[1, 128], engine=bulk"),
+    )
+    assert opt(PROMOTED, "pipelining{stages=3}") == bulk
+    assert opt(PROMOTED, "pipelining{stages=3,scale_copy=bulk}") == bulk
+    wide = opt(PROMOTED, "pipelining{bulk_pitch_bytes=1024}")
+    assert 'name="sa", type=smem<f32, [128]>, engine=bulk, stage_bytes=1024' in wide

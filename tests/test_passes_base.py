@@ -19,6 +19,7 @@ from gemmgen.passes.base import Pass, PassPipeline
 from gemmgen.passes.registry import find_pass, parse_passes, pass_text, register_pass
 
 REAL_LOADER = registry._load_passes
+REAL_LOADER()  # passes register once per process: before the fixture below hides the real registry
 TEXT = 'module @k level=tile target=sm_90a () {\n  test.leaf() loc("a.yaml:1:2")\n}\n'
 
 

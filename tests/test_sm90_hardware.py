@@ -29,10 +29,12 @@ def test_descriptor_text():
 
 
 @pytest.mark.parametrize(
-    ("bulk", "lanes", "arrivals"), [(True, True, 33), (True, False, 1), (False, True, 32), (False, False, 0)]
+    ("bulk", "counts", "arrivals"),
+    [(True, [128, 1], 33), (True, [], 1), (True, [1], 2), (True, [2, 3], 4), (False, [256], 32), (False, [], 0)],
 )
-def test_full_arrivals(bulk: bool, lanes: bool, arrivals: int):
-    assert hw.full_arrivals(bulk, lanes) == arrivals
+def test_full_arrivals(bulk: bool, counts: list[int], arrivals: int):
+    """One for the bulk loads, and one per lane that has something to copy."""
+    assert hw.full_arrivals(bulk, hw.copying_lanes(counts)) == arrivals
 
 
 @pytest.mark.parametrize(("warps", "cluster", "arrivals"), [(4, 1, 4), (8, 1, 8), (8, 2, 16), (12, 4, 48)])

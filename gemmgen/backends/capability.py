@@ -7,6 +7,8 @@ from difflib import get_close_matches
 
 from gemmgen.errors import TargetError
 
+TENSOR_MEMORY_COLUMNS = 512
+
 
 @dataclass(frozen=True)
 class Capability:
@@ -25,7 +27,7 @@ class Capability:
         max_cluster: CTAs per cluster without the non-portable opt-in.
         tensor_core_bits: fraction bits that an FP8 product sum keeps; promotion exists because of it.
         block_scaled_mma: the tensor core applies block scales itself.
-        tensor_memory: accumulators live in tensor memory.
+        tensor_memory: accumulators live in tensor memory, 128 lanes of ``tensor_memory_columns`` 32-bit words.
     """
 
     name: str
@@ -41,6 +43,11 @@ class Capability:
     tensor_core_bits: int = 13
     block_scaled_mma: bool = False
     tensor_memory: bool = False
+
+    @property
+    def tensor_memory_columns(self) -> int:
+        """Columns of tensor memory that a CTA can have; 0 without tensor memory."""
+        return TENSOR_MEMORY_COLUMNS if self.tensor_memory else 0
 
 
 _CAPABILITIES = {

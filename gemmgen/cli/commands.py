@@ -79,6 +79,45 @@ def run(
         raise typer.Exit(1)
 
 
+@app.command("verify")
+def verify_(
+    spec: Spec,
+    target: Target = None,
+    dim: Dims = [],  # noqa: B006 (typer reads the default and never changes it)
+    seeds: Annotated[int, typer.Option(min=1, help="Launches per schedule, each seed with fresh inputs.")] = 1,
+    schedule: Annotated[str | None, typer.Option(help="fifo | random | adversarial; all three when left out.")] = None,
+    numerics: Annotated[str, typer.Option(help="hardware | fp32: how tensor cores add.")] = "hardware",
+    sms: Annotated[int, typer.Option(min=1, help="SMs that the grid is made for.")] = 4,
+    scales: Annotated[str, typer.Option(help="mn | k: the order in which row scales lie.")] = "mn",
+    json: Json = False,
+) -> None:
+    """Run the kernel's PTX on the emulator: values against an FP32 reference, and races, fences, barriers, deadlocks.
+
+    Dimensions that are left out get a small problem with a tail in each. Needs no GPU.
+    """
+    from gemmgen.cli.verify_command import verify_command
+
+    if not verify_command(spec, target, parse_dims(dim), seeds, schedule, numerics, sms, scales, json):
+        raise typer.Exit(1)
+
+
+@app.command()
+def emulate(
+    ptx: Annotated[Path, typer.Argument(help="A PTX file, gemmgen's or not.")],
+    launch: Annotated[Path, typer.Option("--launch", "-l", help="A launch file (docs/emulator.md).")],
+    seed: Annotated[int | None, typer.Option(help="Instead of the launch file's.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="Instead of the launch file's.")] = None,
+    numerics: Annotated[str | None, typer.Option(help="Instead of the launch file's.")] = None,
+    json: Json = False,
+) -> None:
+    """Run a PTX file on the emulator as a launch file says, and print what was found."""
+    from gemmgen.cli.verify_command import emulate_command
+
+    overrides = {"seed": seed, "schedule": schedule, "numerics": numerics}
+    if not emulate_command(ptx, launch, overrides, json):
+        raise typer.Exit(1)
+
+
 @app.command("inspect")
 def inspect_(
     spec: Spec,

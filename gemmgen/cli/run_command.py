@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from importlib import util
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gemmgen.api import default_target
 from gemmgen.cli.build import Request, TargetBuild, build, choose_targets, print_refused, print_resources, request
@@ -13,6 +14,13 @@ from gemmgen.cli.output import console, print_json, print_line, print_table
 from gemmgen.errors import GemmgenError, SpecError
 from gemmgen.kernel import capability_of
 from gemmgen.runtime import driver
+
+if TYPE_CHECKING:
+    from gemmgen.verification import Verification
+
+
+EMULATED_PRODUCTS = 1 << 25
+"""Multiplications of the largest problem that a run emulates: a few seconds."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +32,8 @@ class Report:
         builds: the kernels that were compiled.
         refused: why some of the spec's targets were left out.
         obstacle: why nothing was executed; empty when something was.
-        measured: what the GPU showed; None when nothing was executed.
+        measured: what the GPU showed; None when no GPU executed anything.
+        emulated: what the emulator showed instead, one per target; empty where the problem is too large for it.
     """
 
     asked: Request
@@ -32,11 +41,12 @@ class Report:
     refused: list[GemmgenError]
     obstacle: str
     measured: Measurement | None
+    emulated: list[Verification]
 
     @property
     def failed(self) -> bool:
-        """Whether a kernel ran and was wrong."""
-        return self.measured is not None and not self.measured.passed
+        """Whether a kernel ran, or was emulated, and was wrong."""
+        return (self.measured is not None and not self.measured.passed) or not all(run.ok for run in self.emulated)
 
     @property
     def compile_seconds(self) -> float:
@@ -52,6 +62,7 @@ class Report:
             "not_executed_because": self.obstacle or None,
             "passed": None if self.measured is None else self.measured.passed,
             "measurement": None if self.measured is None else self.measured.to_dict(),
+            "emulated": [{"target": run.target, **check.to_dict()} for run in self.emulated for check in run.checks],
             "kernels": [kernel for built in self.builds for kernel in built.to_dicts()],
             "compile_seconds": self.compile_seconds,
             "left_out": [reason.as_dict() for reason in self.refused],
@@ -75,7 +86,8 @@ def run_command(source: str, target: str | None, dims: dict[str, int], seed: int
     with console(stderr=True).status("compiling"):
         builds = [build(asked, name) for name in targets]
     measured = None if obstacle else measure(asked, native, seed)
-    report = Report(asked, builds, refused, obstacle, measured)
+    emulated = _emulated(asked, asked.m, targets, seed) if obstacle else []
+    report = Report(asked, builds, refused, obstacle, measured, emulated)
     if as_json:
         print_json(report.to_dict())
     else:
@@ -97,13 +109,37 @@ def why_not_executed(target: str) -> str:
     return "" if torch.cuda.is_available() else "the installed torch has no CUDA"
 
 
+def _emulated(asked: Request, m: int, targets: list[str], seed: int) -> list[Verification]:
+    """The problem on the emulator, for each target, if it is small enough."""
+    sizes = (m, *(int(asked.spec.problem.dims[name]) for name in ("N", "K")))
+    if math.prod(sizes) > EMULATED_PRODUCTS or min(sizes) == 0:
+        return []
+    from gemmgen.verification import verify
+
+    with console(stderr=True).status("emulating"):
+        return [next(verify(asked.spec, m, name, schedules=("fifo",), first_seed=seed)) for name in targets]
+
+
+def _print_emulated(report: Report) -> None:
+    if not report.emulated:
+        print_line(f"Nothing was executed: {report.obstacle}. The kernels above are compiled, not run.", "bold yellow")
+        print_line("The problem is too large for the emulator; `gemmgen verify` runs a small one on it.")
+        return
+    print_line(f"No GPU executed anything: {report.obstacle}. The emulator ran the kernels instead:", "bold yellow")
+    for run in report.emulated:
+        for check in run.checks:
+            print_line(f"{run.target}: error {check.difference:.2e} (at most {check.tolerance:.0e}), "
+                       f"{check.report.instructions} warp instructions, {len(check.report.findings)} findings",
+                       "bold green" if check.ok else "bold red")  # fmt: skip
+
+
 def _print(report: Report) -> None:
     print_resources(report.asked.title, report.builds)
     print_refused(report.refused)
     print_line(f"compiled (or found in the cache) in {report.compile_seconds:.2f} s")
     measured = report.measured
     if measured is None:
-        print_line(f"Nothing was executed: {report.obstacle}. The kernels above are compiled, not run.", "bold yellow")
+        _print_emulated(report)
         return
     rows = [("device", measured.device), ("error", f"{measured.error:.2e} (at most {measured.tolerance:.0e})")]
     if measured.time_us is not None:

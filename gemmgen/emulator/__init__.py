@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gemmgen.emulator.api import emulate
 from gemmgen.emulator.arguments import Uninitialized
-from gemmgen.emulator.launch_file import launch_file
+from gemmgen.emulator.launch_description import launch_file
 from gemmgen.emulator.plan import emulate_plan
 from gemmgen.emulator.report import Finding, Kind, Report
 from gemmgen.emulator.tensor_map import TensorMap

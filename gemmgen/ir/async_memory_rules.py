@@ -17,6 +17,8 @@ BULK_ALIGN_BYTES = 128
 """The copy engine's least alignment in shared memory; a target may ask for more."""
 LANES_ALIGN_BYTES = 4
 BARRIER_BYTES = 8
+TENSOR_LANE_BYTES = 4
+"""Bytes of a column of tensor memory in one of its lanes."""
 
 
 def check_stores(module: Module, stagings: dict[Value, StagingOp]) -> None:
@@ -82,6 +84,7 @@ def check_places(module: Module, rings: dict[Value, RingOp], stagings: dict[Valu
                     got=f"{buffer.stage_bytes} bytes",
                     need=f"at least {buffer.tile_bytes}",
                 )
+    _check_columns(module, rings)
     places = [*_ring_places(rings), *_staging_places(stagings)]
     if all(place.start < 0 for place in places):
         return
@@ -111,9 +114,34 @@ def _check_known(op: Op, name: str, kind: MemType) -> None:
         fail(op, f"{name} needs a known shape", got=kind, need="integers")
 
 
+def _check_columns(module: Module, rings: dict[Value, RingOp]) -> None:
+    """Once tensor memory is allocated, every accumulator has columns of its own inside the allocation."""
+    taken: list[_Place] = []
+    for value, ring in rings.items():
+        for buffer in ring.buffers if ring.in_tensor_memory else ():
+            columns = ring.stages * tensor_columns(buffer.type)
+            taken.append(_Place(ring, f"buffer '{buffer.name}' of {value}", buffer.offset, columns, 1))
+    if all(place.start < 0 for place in taken):
+        return
+    total = int(module.attr("tmem_columns"))
+    for index, place in enumerate(taken):
+        if place.start < 0 or place.end > total:
+            got = f"columns {place.start} to {place.end}"
+            fail(place.owner, f"{place.name} lies outside of tensor memory", got=got, need=f"0 to {total}")
+        for other in taken[:index]:
+            if place.collides(other):
+                fail(place.owner, f"{place.name} overlaps {other.name}", got=f"columns {place.start} to {place.end}",
+                     need=f"nothing of columns {other.start} to {other.end}")  # fmt: skip
+
+
+def tensor_columns(kind: MemType) -> int:
+    """Columns that a tile takes in tensor memory: one row per lane, 32 bits per column."""
+    return int(kind.shape[1]) * -(-kind.dtype.bits // (8 * TENSOR_LANE_BYTES))  # pyright: ignore[reportArgumentType]
+
+
 def _ring_places(rings: dict[Value, RingOp]) -> Iterator[_Place]:
     for value, ring in rings.items():
-        for buffer in ring.buffers:
+        for buffer in () if ring.in_tensor_memory else ring.buffers:
             align = LANES_ALIGN_BYTES
             if buffer.engine is Engine.BULK:
                 align = TILE_ALIGN_BYTES if len(buffer.type.shape) > 1 else BULK_ALIGN_BYTES

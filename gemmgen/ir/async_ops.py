@@ -24,10 +24,11 @@ def tile_bytes(kind: MemType) -> int:
 
 
 class Engine(StrEnum):
-    """What moves a buffer's bytes: the bulk copy engine, or 4-byte copies issued by the lanes of a warp."""
+    """What fills a buffer: the bulk copy engine, 4-byte copies by the lanes of a warp, or the tensor core."""
 
     BULK = "bulk"
     LANES = "lanes"
+    TENSOR = "tensor"
 
 
 @register_record("buffer")
@@ -36,7 +37,8 @@ class Buffer:
     """One tile of every stage of a ring.
 
     ``offset`` is the byte offset of stage 0 in the CTA's shared memory, −1 until ``shared-memory-allocation`` ran;
-    stage s lies ``stage_bytes`` · s further on.
+    stage s lies ``stage_bytes`` · s further on. A buffer that the tensor core fills lies in tensor memory: there
+    ``offset`` is its first column, set by ``tensor-memory-allocation``, and a stage is as many columns as the tile has.
     """
 
     name: str
@@ -54,7 +56,7 @@ class Buffer:
 @register_op
 @dataclass(frozen=True)
 class RingOp(Op):
-    """A ring of ``stages`` shared-memory stages, each holding one tile of every buffer.
+    """A ring of ``stages`` stages, each holding one tile of every buffer, all in shared or all in tensor memory.
 
     ``cluster`` CTAs write into each other's stages, so a stage is free only when all of them have released it.
     ``offset`` is the byte offset of its barriers.
@@ -76,6 +78,11 @@ class RingOp(Op):
         assert isinstance(self.result.type, RingType)
         return self.result.type.stages
 
+    @property
+    def in_tensor_memory(self) -> bool:
+        """Whether the stages hold what the tensor core writes."""
+        return self.buffers[0].engine is Engine.TENSOR
+
     def buffer(self, name: str) -> Buffer:
         """The buffer called ``name``.
 
@@ -92,6 +99,11 @@ class RingOp(Op):
         names = [buffer.name for buffer in self.buffers]
         if self.stages < 1 or len(set(names)) != len(names) or not names:
             raise IRError("a ring needs stages and distinct buffers", got=f"{self.stages} stages of {names}")
+        for buffer in self.buffers:
+            space = "tmem" if self.in_tensor_memory else "smem"
+            if (buffer.engine is Engine.TENSOR) != self.in_tensor_memory or buffer.type.space != space:
+                raise IRError(f"buffer '{buffer.name}' of a ring", got=f"{buffer.type} filled by {buffer.engine}",
+                              need="smem filled by copies, or tmem filled by the tensor core")  # fmt: skip
 
 
 @register_op
@@ -222,6 +234,26 @@ class AsyncLoadScalesOp(Op):
     buffer: str = attr()
     block: tuple[int, ...] = attr()
     engine: Engine = attr()
+
+
+@register_op
+@dataclass(frozen=True)
+class AsyncMmaOp(Op):
+    """Start ``a · bᵀ`` into ``buffer`` of the acquired stage, which lies in tensor memory.
+
+    ``async.mma(ring=%parts, a=%at, b=%bt) {buffer="part"}``
+    """
+
+    NAME: ClassVar[str] = "async.mma"
+    LEVELS: ClassVar[frozenset[Level]] = ASYNC_ONLY
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_SMEM, Effect.WRITES_TMEM})
+
+    ring: Value = operand()
+    a: Value = operand()
+    b: Value = operand()
+    buffer: str = attr()
+    trans_a: bool = attr(default=False)
+    trans_b: bool = attr(default=False)
 
 
 @register_op

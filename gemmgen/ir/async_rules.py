@@ -14,6 +14,7 @@ from gemmgen.ir.async_ops import (
     AcquireOp,
     AsyncLoadOp,
     AsyncLoadScalesOp,
+    AsyncMmaOp,
     Buffer,
     CommitOp,
     Engine,
@@ -27,11 +28,12 @@ from gemmgen.ir.async_ops import (
 )
 from gemmgen.ir.core import Level, Module, Op, Region, Value
 from gemmgen.ir.rewrite import walk
-from gemmgen.ir.tile_ops import ForKOp, ForTilesOp, YieldOp, extents
+from gemmgen.ir.tile_ops import ForKOp, ForTilesOp, YieldOp, check_mma, extents
 from gemmgen.ir.verifier import fail, module_rule
 
-Load = AsyncLoadOp | AsyncLoadScalesOp
-LOADING = (AcquireOp, CommitOp, AsyncLoadOp, AsyncLoadScalesOp)
+Load = AsyncLoadOp | AsyncLoadScalesOp | AsyncMmaOp
+"""What fills a stage: loads, and products in tensor memory."""
+LOADING = (AcquireOp, CommitOp, AsyncLoadOp, AsyncLoadScalesOp, AsyncMmaOp)
 DECLARATIONS = (RingOp, StagingOp)
 CYCLE = "acquire, loads, commit; wait, reads, release"
 
@@ -91,7 +93,7 @@ def _visit(agent: _Agent, region: Region, tiles: ForTilesOp | None, loop: ForKOp
             fail(op, "steps of K belong to one tile", got=got, need=f"{ForKOp.NAME} in {ForTilesOp.NAME}")
         if isinstance(op, ForTilesOp | ForKOp):
             agent.route.append((op.NAME, *op.all_attrs.items()))
-        elif not isinstance(op, (*LOADING, YieldOp)):
+        elif not isinstance(op, (*LOADING, RingStepOp, ReadOp, YieldOp)):
             agent.computes = True
         if isinstance(op, ForKOp) and tiles is not None:
             agent.steps.append((tiles, op))
@@ -176,7 +178,7 @@ class _Cycle:
         if not self.is_filling:
             fail(op, "a load fills an acquired stage", got="a load outside of acquire and commit", need=CYCLE)
         buffer = _in_ring(self.ring, op)
-        engine = op.engine if isinstance(op, AsyncLoadScalesOp) else Engine.BULK
+        engine = _engine(op)
         if buffer.engine is not engine:
             fail(
                 op,
@@ -184,6 +186,8 @@ class _Cycle:
                 got=f"a buffer filled by {buffer.engine}",
                 need=engine,
             )
+        if isinstance(op, AsyncMmaOp):
+            check_mma(op.a, op.b, Value(op.buffer, buffer.type), op.trans_a, op.trans_b)
         self.loads.append(op)
 
     def read(self, op: ReadOp) -> None:
@@ -258,8 +262,8 @@ def _check_handover(ring: RingOp, loop: ForKOp, cycles: list[_Cycle]) -> None:
 
 
 def _check_cluster(ring: RingOp, tiles: ForTilesOp, loads: list[Load]) -> None:
-    """CTAs that share loads are those that the scheduler puts on neighbouring tiles."""
-    size = prod(tiles.cluster)
+    """CTAs that share loads are those that the scheduler puts on neighbouring tiles; accumulators are each CTA's own."""
+    size = 1 if ring.in_tensor_memory else prod(tiles.cluster)
     if ring.cluster != size:
         fail(
             ring,
@@ -280,6 +284,13 @@ def _check_cluster(ring: RingOp, tiles: ForTilesOp, loads: list[Load]) -> None:
         rows = extents(Value(op.buffer, ring.buffer(op.buffer).type))[0]
         if rows % size:
             fail(op, "a shared box is loaded in equal shares", got=f"{rows} rows", need=f"a multiple of {size}")
+
+
+def _engine(op: Load) -> Engine:
+    """What carries a load out."""
+    if isinstance(op, AsyncLoadScalesOp):
+        return op.engine
+    return Engine.TENSOR if isinstance(op, AsyncMmaOp) else Engine.BULK
 
 
 def _in_ring(ring: RingOp, op: Load | ReadOp) -> Buffer:

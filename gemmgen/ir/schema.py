@@ -193,7 +193,7 @@ def load_dialects() -> None:
 
 
 def load_dialect_of(level: str, target: str) -> None:
-    """Import the ops, records and rules of a module's level, or of its target; nothing happens for an unknown target."""
+    """Import the ops, records and rules of a module's level, or of its target; an unknown target has none."""
     dialects = {record.name: record.dialect for record in capabilities()}
     load_dialect(dialects.get(target, "") if level == "target" else level)
 

@@ -195,6 +195,8 @@ class LoadScalesOp(Op):
 class ScaledMmaOp(Op):
     """``acc + (a · scale_a) (b · scale_b)ᵀ`` in FP32, or ``acc + a · bᵀ``; the ``promotion`` pass says how.
 
+    ``trans_a`` and ``trans_b`` as for ``tile.mma``.
+
     ``%next = tile.scaled_mma(acc=%acc, a=%at, b=%bt, scale_a=%sat, scale_b=%sbt, row=%m0, col=%n0)
     {block_a=1, block_b=128} : frag<…>``
     """
@@ -211,17 +213,22 @@ class ScaledMmaOp(Op):
     col: Value = operand()
     block_a: int = attr(default=1)
     block_b: int = attr(default=1)
+    trans_a: bool = attr(default=False)
+    trans_b: bool = attr(default=False)
     result: Value = result()
 
     def verify(self) -> None:
         """Shapes of a, b and acc agree."""
-        check_mma(self.a, self.b, self.acc)
+        check_mma(self.a, self.b, self.acc, self.trans_a, self.trans_b)
 
 
 @register_op
 @dataclass(frozen=True)
 class MmaOp(Op):
-    """``a · bᵀ``, or ``acc + a · bᵀ``, as the tensor core sums it: ``%part = tile.mma(a=%at, b=%bt) : frag<…>``."""
+    """``a · bᵀ``, or ``acc + a · bᵀ``, as the tensor core sums it: ``%part = tile.mma(a=%at, b=%bt) : frag<…>``.
+
+    a is [m, k] and b [n, k]; ``trans_a``: a is [k, m], as it lies where M is contiguous; ``trans_b``: b is [k, n].
+    """
 
     NAME: ClassVar[str] = "tile.mma"
     LEVELS: ClassVar[frozenset[Level]] = TILE_AND_ASYNC
@@ -230,11 +237,13 @@ class MmaOp(Op):
     a: Value = operand()
     b: Value = operand()
     acc: Value | None = optional_operand()
+    trans_a: bool = attr(default=False)
+    trans_b: bool = attr(default=False)
     result: Value = result()
 
     def verify(self) -> None:
         """Shapes of a, b and the result agree."""
-        check_mma(self.a, self.b, self.result)
+        check_mma(self.a, self.b, self.result, self.trans_a, self.trans_b)
 
 
 @register_op
@@ -264,8 +273,10 @@ class PromoteOp(Op):
     result: Value = result()
 
     def verify(self) -> None:
-        """Accumulator and partial sum have one shape."""
-        if not self.acc.type == self.partial.type == self.result.type:
+        """Accumulator and partial sum have one shape; the partial sum may lie in tensor memory."""
+        partial = mem(self.partial)
+        same = (partial.dtype, partial.shape) == (mem(self.acc).dtype, mem(self.acc).shape)
+        if self.acc.type != self.result.type or not same or partial.space not in ("frag", "tmem"):
             raise IRError("acc, partial and result differ", got=f"{self.acc.type}, {self.partial.type}",
                           need=self.result.type)  # fmt: skip
 
@@ -362,8 +373,13 @@ def check_indices(body: Region, count: int) -> None:
                       need=", ".join(["index"] * count))  # fmt: skip
 
 
-def check_mma(a: Value, b: Value, acc: Value) -> None:
-    """Raise IRError unless a is [m, k], b is [n, k] and acc is [m, n]."""
-    (m, ka), (n, kb) = extents(a), extents(b)
+def check_mma(a: Value, b: Value, acc: Value, trans_a: bool = False, trans_b: bool = False) -> None:
+    """Raise IRError unless a is [m, k] (transposed: [k, m]), b is [n, k] ([k, n]) and acc is [m, n]."""
+    (m, ka), (n, kb) = _turned(extents(a), trans_a), _turned(extents(b), trans_b)
     if ka != kb or extents(acc) != (m, n):
-        raise IRError("shapes of a matrix product", got=f"{a.type} · {b.type}ᵀ → {acc.type}", need=f"[{m}, {n}]")
+        left, right = f"{a.type}{'ᵀ' * trans_a}", f"{b.type}{'ᵀ' * (not trans_b)}"
+        raise IRError("shapes of a matrix product", got=f"{left} · {right} → {acc.type}", need=f"[{m}, {n}]")
+
+
+def _turned(shape: tuple[int, ...], transposed: bool) -> tuple[int, ...]:
+    return shape[::-1] if transposed else shape

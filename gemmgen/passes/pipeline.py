@@ -15,22 +15,25 @@ from gemmgen.passes.register_reallocation import RegisterReallocationPass
 from gemmgen.passes.shared_memory_allocation import SharedMemoryAllocationPass
 from gemmgen.passes.split_k import SplitKPass
 from gemmgen.passes.swap_operands import SwapOperandsPass
+from gemmgen.passes.tensor_memory_allocation import TensorMemoryAllocationPass
 from gemmgen.passes.warp_specialization import WarpSpecializationPass
 from gemmgen.schedule import Schedule
 
 
 def pipeline(schedule: Schedule, target: Capability) -> PassPipeline:
     """Every pass from tile IR to the target's IR."""
-    s = schedule
+    s, columns = schedule, target.tensor_memory_columns
+    accumulators = s.accumulators if target.tensor_memory else 0
     passes: list[Pass] = [
         PromotionPass(),  # first: it decides what a product is; everything later moves products around
         SplitKPass(s.split_k),  # at tile level: afterwards loads and products are in different places
         *([SwapOperandsPass()] if s.swap_ab else []),  # after split-k: the reduction it adds is transposed too
-        PipeliningPass(s.stages, Engine(s.scale_copy)),  # leaves the tile level; needs the loads still beside their uses
+        PipeliningPass(s.stages, Engine(s.scale_copy)),  # leaves the tile level; needs loads beside their uses
         EpilogueStagingPass(),  # after split-k: a reduced tile leaves in another way
         ClusterMulticastPass(s.cluster),  # before roles: it rewrites the one loop nest, not a copy per role
-        WarpSpecializationPass(s.math_warpgroups),  # needs the ring between loads and products
+        WarpSpecializationPass(s.math_warpgroups, accumulators),  # needs the ring between loads and products
         RegisterReallocationPass(s.producer_registers, s.math_registers),  # needs roles
+        *([TensorMemoryAllocationPass(columns)] if columns else []),  # needs the ring that the roles hand sums through
         SharedMemoryAllocationPass(target.smem_per_cta),  # last at this level: nothing may ask for memory afterwards
         lowering(schedule, target),
     ]

@@ -35,7 +35,8 @@ class PromotionPass(Pass):
                 return None
             b = Builder(names)
             with b.at(op.origin):
-                part = b.add(MmaOp, a=op.a, b=op.b, result=("part", op.acc.type)).result
+                part = b.add(MmaOp, a=op.a, b=op.b, trans_a=op.trans_a, trans_b=op.trans_b,
+                             result=("part", op.acc.type)).result  # fmt: skip
                 b.add(PromoteOp, acc=op.acc, partial=part, row_scale=op.scale_a, col_scale=op.scale_b, row=op.row,
                       col=op.col, row_block=op.block_a, col_block=op.block_b, result=op.result)  # fmt: skip
             return b.take()

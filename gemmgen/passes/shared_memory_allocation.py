@@ -41,9 +41,11 @@ class SharedMemoryAllocationPass(Pass):
         """
         cursor = _Cursor()
         rings = {op.result: op for op in module.body.ops if isinstance(op, RingOp)}
+        shared = {value: ring for value, ring in rings.items() if not ring.in_tensor_memory}
         stagings = {op.result: op for op in module.body.ops if isinstance(op, StagingOp)}
         for align in (self.tile_align, self.bulk_align, self.align):
-            for value, ring in rings.items():
+            for value in shared:
+                ring = rings[value]
                 placed = [self._place(cursor, b, ring.stages, align) if self._align(b) == align else b
                           for b in ring.buffers]  # fmt: skip
                 rings[value] = ring.replace(buffers=tuple(placed))
@@ -58,7 +60,7 @@ class SharedMemoryAllocationPass(Pass):
         for value, staging in stagings.items():
             if staging.overlay:
                 stagings[value] = staging.replace(barrier_offset=cursor.take(BARRIER_BYTES, BARRIER_BYTES))
-        self._check(module, cursor.end, rings)
+        self._check(module, cursor.end, shared)
         ops: list[Op] = [rings.get(v, stagings.get(v, op)) if (v := getattr(op, "result", None)) else op
                          for op in module.body.ops]  # fmt: skip
         return module.replace(body=Region((), tuple(ops))).with_attrs(smem_bytes=cursor.end)

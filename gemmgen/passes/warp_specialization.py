@@ -1,4 +1,4 @@
-"""Warp specialisation: some warps only load, others only multiply, and the ring keeps them apart."""
+"""Warp specialisation: some warps only load, others only multiply, and rings keep them apart."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from gemmgen.ir.async_ops import AcquireOp, AsyncLoadOp, AsyncLoadScalesOp, Comm
 from gemmgen.ir.core import Level, Module, Op, Region
 from gemmgen.ir.rewrite import NameSupply, clone_with_fresh_names, walk
 from gemmgen.ir.tile_ops import ForKOp, ForTilesOp, YieldOp
+from gemmgen.passes.accumulator_ring import AccumulatorRing
 from gemmgen.passes.base import Pass
 from gemmgen.passes.registry import register_pass
 
@@ -27,9 +28,13 @@ class WarpSpecializationPass(Pass):
     After: role ``math`` (``math_warpgroups`` of 4 warps) keeps everything but the loads; role ``load`` keeps the bulk
     loads and role ``scales`` the copies by lanes, one warp each, if there are any. Every role runs the same tiles and
     the same steps of K; acquire and commit stay with the loads, wait and release with the products.
+
+    With ``accumulators`` > 0 the tensor core writes into tensor memory, so role ``mma``, one warp, starts the products
+    and a ring of that many accumulators lies between it and role ``math``, which adds them up and stores them.
     """
 
     math_warpgroups: int = 2
+    accumulators: int = 0
 
     name: ClassVar[str] = "warp-specialization"
     levels: ClassVar[frozenset[Level]] = frozenset({Level.ASYNC})
@@ -44,11 +49,17 @@ class WarpSpecializationPass(Pass):
             )
         shared = tuple(op for op in module.body.ops if isinstance(op, DECLARATIONS))
         work = Region((), tuple(op for op in module.body.ops if not isinstance(op, DECLARATIONS)))
-        roles = [_role("math", self.math_warpgroups * WARPS_PER_GROUP, _without(work, _is_loading))]
         names = NameSupply.of(module)
+        computing = _without(work, _is_loading)
+        parts = AccumulatorRing.of(computing, self.accumulators, names) if self.accumulators else None
+        if parts is not None:
+            shared, computing = (*shared, parts.ring), parts.reading(computing)
+        roles = [_role("math", self.math_warpgroups * WARPS_PER_GROUP, computing)]
         for name, mine in (("load", _by_engine), ("scales", _by_lanes)):
             if any(mine(op) for op in walk(work)):
                 roles.append(_role(name, 1, _clone(_only_loading(work, mine), names)))
+        if parts is not None:
+            roles.append(_role("mma", 1, _clone(parts.filling(_without(work, _is_loading)), names)))
         return module.replace(body=Region((), (*shared, *roles)))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 ITEM_BYTES = {"e4m3": 1, "e5m2": 1, "u8": 1, "bf16": 2, "f16": 2, "u16": 2, "f32": 4, "i32": 4, "i64": 8, "f64": 8}
 
 TORCH_NAMES = {
@@ -66,3 +68,12 @@ FP8_MAX = {"e4m3": 448.0, "e5m2": 57344.0}
 def raw_bits_of(dtype: str) -> str:
     """The unsigned type that carries ``dtype`` through protocols which cannot name it (``e4m3`` → ``u8``)."""
     return {1: "u8", 2: "u16"}.get(ITEM_BYTES[dtype], dtype)
+
+
+def numpy_dtype(name: str) -> Any:
+    """The NumPy dtype of one of gemmgen's element types; those NumPy lacks come from ml_dtypes."""
+    import ml_dtypes
+    import numpy as np
+
+    attribute = NUMPY_ATTRIBUTES[name]
+    return np.dtype(getattr(ml_dtypes, attribute, None) or attribute)

@@ -91,11 +91,14 @@ def _functions() -> str:
 
 
 def _support() -> str:
-    rows = [("targets", " / ".join(", ".join(row.targets) for row in support.SUPPORTED))]
-    for name, aspect in support.ASPECTS.items():
-        words = (", ".join(f"`{word}`" for word in getattr(row, name)) for row in support.SUPPORTED)
-        rows.append((f"`{aspect.path}`", " / ".join(words)))
-    return _table(("aspect", "can be compiled today"), rows)
+    """One row per family that can be compiled."""
+    names = [*support.ASPECTS]
+    header = ("targets", *(f"`{support.ASPECTS[name].path}`" for name in names))
+    rows = [
+        (", ".join(row.targets), *(", ".join(f"`{word}`" for word in getattr(row, name)) for name in names))
+        for row in support.SUPPORTED
+    ]
+    return _table(header, rows)
 
 
 SECTIONS: dict[str, Callable[[], str]] = {

@@ -90,3 +90,8 @@ TARGETS: dict[str, str] = {
     "sm_100a": "Blackwell (B200, GB200)",
     "sm_103a": "Blackwell Ultra (B300, GB300)",
 }
+
+
+def rows_contiguous(layout: str, operand: str) -> bool:
+    """Whether operand ``a`` (``b``) has M (N) contiguous in this layout, rather than K."""
+    return layout[0] == "T" if operand == "a" else layout[1] == "N"

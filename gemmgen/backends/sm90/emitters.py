@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from gemmgen.backends.sm90 import hardware as hw
-from gemmgen.backends.sm90 import ops
+from gemmgen.backends.sm90 import math_ops, ops
 from gemmgen.backends.sm90.names import barrier, dim, offset, stage_address
 from gemmgen.emit.emission import Emission, Helper, emits, helpers
 from gemmgen.ir.core import Module, Op
+from gemmgen.ir.tile_ops import extents
 
 TARGET = "sm90"
 
@@ -146,16 +147,29 @@ def _expect(op: ops.ExpectOp, module: Module) -> Emission:
 @emits(ops.TmaLoadOp, TARGET)
 def _tma_load(op: ops.TmaLoadOp, module: Module) -> Emission:
     address, to = stage_address(op.area, op.cursor), barrier(op.barriers, op.cursor)
-    if op.multicast == 1:
+    slab_bytes, slab_columns = op.rows * op.row_bytes, module_map(module, op.map.name).box[0]
+    slabs = [
+        {"address": address + (f" + {slab * slab_bytes}" if slab else ""),
+         "col": op.col.name + (f" + {slab * slab_columns}" if slab else "")}
+        for slab in range(op.slabs)
+    ]  # fmt: skip
+    if op.multicast == 1 and op.slabs == 1:
         text = f"tma_load({address}, &{op.map.name}, {to}, {op.col.name}, {op.row.name});"
         return statement(text, f"{op.rows} rows of {op.area}", "tma_load")
+    fields = {"slabs": slabs, "map": op.map.name, "barrier": to, "row": op.row.name, "area": op.area}
+    if op.multicast == 1:
+        return Emission("tma_load_slabs", {**fields, "rows": op.rows, "row_bytes": op.row_bytes}, helpers("tma_load"))
     rows = op.rows // op.multicast
-    fields = {
-        "address": address, "share_bytes": rows * op.row_bytes, "map": op.map.name, "barrier": to,
-        "col": op.col.name, "row": op.row.name, "share_rows": rows, "area": op.area, "ctas": op.multicast,
+    fields |= {
+        "share_bytes": rows * op.row_bytes, "share_rows": rows, "ctas": op.multicast,
         "mask": f"0x{(1 << op.multicast) - 1:x}",
     }  # fmt: skip
     return Emission("tma_load_multicast", fields, helpers("tma_load_multicast"))
+
+
+def module_map(module: Module, name: str) -> ops.TensorMap:
+    """The tensor map called ``name``."""
+    return next(found for found in module.attr("maps") if found.arg == name)
 
 
 @emits(ops.TmaLoadScalesOp, TARGET)
@@ -196,20 +210,30 @@ def _release(op: ops.ReleaseOp, module: Module) -> Emission:
     return Emission("release_cluster", {"barrier": to, "ctas": op.cluster}, helpers("mbarrier_arrive_cluster"))
 
 
-def wgmma_helper(template: str, columns: int, a_dtype: str, b_dtype: str) -> Helper:
+def wgmma_helper(template: str, op: math_ops.WgmmaOp) -> Helper:
     """The device function of one wgmma shape: its register operands are spelled out."""
+    columns = extents(op.part)[1]
     count = columns // 2
+    transposes = [int(span > 0) for span in (op.a_span, op.b_span)] if op.item_bytes == 2 else []
     fields = (
         ("columns", columns),
+        ("k", op.k),
         ("count", count),
-        ("types", f"{a_dtype}.{b_dtype}"),
-        ("suffix", f"m64n{columns}k32_{a_dtype}_{b_dtype}"),
+        ("types", f"{op.a_dtype}.{op.b_dtype}"),
+        ("suffix", wgmma_suffix(op)),
         ("registers", ", ".join(f"%{index}" for index in range(count))),
         ("outputs", tuple(range(count))),
         ("desc_a", f"%{count}"),
         ("desc_b", f"%{count + 1}"),
+        ("immediates", ", ".join(map(str, [1, 1, *transposes]))),
     )
     return Helper(template, fields)
+
+
+def wgmma_suffix(op: math_ops.WgmmaOp) -> str:
+    """What tells the device functions of wgmma shapes apart."""
+    transposed = [f"_{name}t" for name, span in (("a", op.a_span), ("b", op.b_span)) if span]
+    return f"m64n{extents(op.part)[1]}k{op.k}_{op.a_dtype}_{op.b_dtype}{''.join(transposed)}"
 
 
 def children(op: Op) -> tuple[Op, ...]:

@@ -14,6 +14,9 @@ GROUP_WARPS = 4
 GROUP_THREADS = GROUP_WARPS * WARP_THREADS
 SWIZZLE_BYTES = 128
 SWIZZLE_ATOM_BYTES = 8 * SWIZZLE_BYTES
+SWIZZLE_SPANS = (128, 64, 32)
+"""Bytes of a row that is swizzled as a whole; 8 such rows are an atom."""
+ATOM_ROWS = 8
 MATRIX_COLS = 8
 MAX_THREADS = 1024
 MAX_BOX = 256
@@ -23,6 +26,8 @@ BULK_ALIGN_BYTES = 128
 BULK_GRANULE_BYTES = 16
 """Bytes of a box's rows are a multiple of this."""
 SCALE_BYTES = 4
+OUTPUT_DTYPES = ("bf16", "f16")
+"""Types that a fragment can be rounded to on its way out."""
 REGISTER_STEP = 8
 MIN_REGISTERS = 24
 MAX_REGISTERS = 256
@@ -116,6 +121,29 @@ def check_register_trade(math: int, producer: int, threads: int) -> None:
         raise ScheduleError("registers are traded around what the launch gives", where="schedule.registers",
                             got=f"producer {producer}, math {math}", need=f"producer <= {given} <= math",
                             fix="leave registers auto")  # fmt: skip
+
+
+def swizzle_span(row_bytes: int) -> int:
+    """Bytes of the slabs that a tile with rows of ``row_bytes`` is cut into: the widest swizzle span that divides them.
+
+    Raises:
+        ScheduleError: none does.
+    """
+    for span in SWIZZLE_SPANS:
+        if row_bytes % span == 0:
+            return span
+    raise ScheduleError("rows of an operand's tile", where="schedule.tile", got=f"{row_bytes} bytes",
+                        need=f"a multiple of {SWIZZLE_SPANS[-1]} bytes", fix="change tile")  # fmt: skip
+
+
+def k_advance_bytes(span: int, item_bytes: int) -> int:
+    """Bytes from the operands of one wgmma to those of the next, which lie MMA_K_BYTES of K further on.
+
+    Args:
+        span: bytes of a slab's rows where these follow each other along K; 0 where K runs along the rows.
+        item_bytes: bytes of an element.
+    """
+    return MMA_K_BYTES // item_bytes * span if span else MMA_K_BYTES
 
 
 def store_slab_columns(columns: int) -> int:

@@ -15,8 +15,11 @@ from gemmgen.errors import ScheduleError
 from gemmgen.frontend import scales_per_tile
 from gemmgen.schedule import Schedule
 from gemmgen.spec.model import GemmSpec, ScheduleHints
+from gemmgen.spec.vocabulary import DTYPES, rows_contiguous
 
-STEP_K = 128
+STEP_BYTES = hw.SWIZZLE_BYTES
+"""A step of K is one swizzle span of every operand: 128 elements of FP8, 64 of 16 bits."""
+SCALE_BLOCK = 128
 M_BOUNDS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144)
 """Where a plan may change kernels; within a range the choice is made for its largest M."""
 LARGE_M = 12288
@@ -26,8 +29,9 @@ MAX_STAGES = 10
 MAX_SPLIT = 8
 PRODUCER_REGISTERS = 40
 MATH_REGISTERS = 232
-CLUSTER_FILL = {1: 132, 2: 132, 3: 117, 4: 120, 5: 110, 6: 102, 7: 105, 8: 120}
-"""CTAs that run at once in clusters of each size: a cluster stays within a GPC, and GPCs differ in size."""
+CLUSTER_FILL = {1: 132, 2: 130, 3: 117, 4: 120, 5: 110, 6: 102, 7: 105, 8: 120}
+"""CTAs that run at once in clusters of each size, as an H200 reports: a cluster stays within a GPC, and GPCs differ in
+size. Filling the chip with pairs to the last SM came out slower than leaving one pair out."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,19 @@ Costs = dict[int, Cost]
 
 PLAIN: dict[int, Costs] = {
     128: {
-        32: Cost(2.0, 0.235, 0.22), 64: Cost(2.3, 0.30, 0.33), 80: Cost(2.3, 0.38, 0.43), 96: Cost(2.2, 0.41, 0.52),
-        112: Cost(2.2, 0.46, 0.59), 128: Cost(2.0, 0.46, 0.77), 144: Cost(1.9, 0.57, 0.81), 160: Cost(1.8, 0.615, 0.80),
+        32: Cost(2.0, 0.215, 0.22), 64: Cost(2.6, 0.240, 0.37), 80: Cost(3.5, 0.33, 0.60), 96: Cost(3.5, 0.38, 0.50),
+        112: Cost(3.8, 0.43, 0.80), 128: Cost(2.9, 0.355, 0.71), 144: Cost(4.0, 0.51, 0.85), 160: Cost(3.8, 0.52, 0.75),
     },
-    256: {64: Cost(1.5, 0.56, 0.90), 96: Cost(2.2, 0.77, 0.95), 128: Cost(1.9, 0.82, 1.45)},
+    256: {64: Cost(2.6, 0.435, 0.63), 96: Cost(3.5, 0.63, 0.92), 128: Cost(3.4, 0.655, 1.27)},
 }  # fmt: skip
 """Rows of A on the M side, two math warpgroups, by rows of the tile."""
+PLAIN_16: dict[int, Costs] = {
+    128: {64: Cost(2.6, 0.23, 0.37), 96: Cost(3.0, 0.29, 0.50), 128: Cost(2.9, 0.34, 0.71), 160: Cost(3.0, 0.42, 0.85),
+          192: Cost(3.1, 0.49, 1.00), 256: Cost(3.4, 0.63, 1.27)},
+    256: {64: Cost(2.6, 0.40, 0.63), 96: Cost(3.0, 0.52, 0.92), 128: Cost(3.4, 0.63, 1.27)},
+}  # fmt: skip
+"""The same for 16-bit operands, estimated: the tensor core takes as long for a step of as many bytes, and there is no
+promotion, which leaves registers for wider tiles."""
 SWAPPED: dict[int, Costs] = {
     64: {8: Cost(2.0, 0.14, 0.21), 16: Cost(2.14, 0.15, 0.20), 32: Cost(2.7, 0.17, 0.22), 64: Cost(3.0, 0.23, 0.32),
          128: Cost(3.6, 0.34, 0.65)},
@@ -61,22 +72,52 @@ SWAPPED: dict[int, Costs] = {
           128: Cost(2.5, 0.55, 1.35)},
 }  # fmt: skip
 """Rows of B on the M side, a math warpgroup per 64 of them."""
-SPLIT_PLAIN: Costs = {64: Cost(3.0, 0.22, 3.0), 96: Cost(3.2, 0.30, 3.2), 128: Cost(3.5, 0.37, 3.5)}
+SPLIT_PLAIN: Costs = {64: Cost(2.9, 0.21, 2.9), 96: Cost(3.1, 0.29, 3.1), 128: Cost(3.4, 0.35, 3.4)}
 """128 rows of A, K shared by the CTAs of a cluster."""
 SPLIT_SWAPPED: dict[int, Costs] = {
     64: {8: Cost(2.0, 0.10, 2.0), 16: Cost(2.13, 0.10, 2.13), 32: Cost(2.4, 0.115, 2.4), 64: Cost(2.7, 0.17, 2.7),
          128: Cost(3.2, 0.30, 3.2)},
-    128: {8: Cost(2.2, 0.14, 2.2), 16: Cost(2.4, 0.15, 2.4), 32: Cost(2.7, 0.17, 2.7), 64: Cost(3.0, 0.26, 3.0),
-          128: Cost(3.8, 0.40, 3.8)},
+    128: {8: Cost(2.4, 0.16, 2.6), 16: Cost(2.5, 0.17, 2.7), 32: Cost(3.2, 0.22, 3.4), 64: Cost(3.4, 0.30, 3.6),
+          128: Cost(3.8, 0.42, 4.2)},
 }  # fmt: skip
 MULTICAST_TILE, MULTICAST_CLUSTER = (256, 128), (1, 2)
-MULTICAST_BASE, MULTICAST_STEP = 1.2, 0.98
+MULTICAST_BASE, MULTICAST_STEP = 0.8, 0.985
 """Sharing rows of A costs latency once, and spares L2 reads (and so power) in every step."""
 
 SWAPPED_ALWAYS = 64
 """Up to this M tokens lie on wgmma's N side: a 64-row tile of tokens would be mostly empty."""
 SWAPPED_UP_TO = 256
 SWAPPED_COLUMNS = (8, 16, 24, 32, 48, 64)
+
+
+@dataclass(frozen=True)
+class Operands:
+    """What schedules depend on in the operands.
+
+    Attributes:
+        item_bytes: bytes of an element of A and B; those of one byte have scales and are promoted.
+        a_rows_contiguous: A has M contiguous instead of K.
+        b_rows_contiguous: B has N contiguous instead of K.
+    """
+
+    item_bytes: int = 1
+    a_rows_contiguous: bool = False
+    b_rows_contiguous: bool = False
+
+    @classmethod
+    def of(cls, spec: GemmSpec) -> Operands:
+        """The operands of a spec."""
+        layout = spec.problem.layout
+        item_bytes = DTYPES[spec.operands.a.dtype].bits // 8
+        return cls(item_bytes, rows_contiguous(layout, "a"), rows_contiguous(layout, "b"))
+
+    @property
+    def step_k(self) -> int:
+        """Elements of K in a step."""
+        return STEP_BYTES // self.item_bytes
+
+
+FP8 = Operands()
 
 
 def plan(spec: GemmSpec, target: Capability, scale_copy: str = "bulk") -> list[tuple[int, int | None, Schedule]]:
@@ -88,13 +129,13 @@ def plan(spec: GemmSpec, target: Capability, scale_copy: str = "bulk") -> list[t
         scale_copy: how row scales reach shared memory, see ``Schedule``.
     """
     m, n, k = (spec.problem.dims[name] for name in ("M", "N", "K"))
-    n, k = int(n), int(k)
+    n, k, operands = int(n), int(k), Operands.of(spec)
     if isinstance(m, int):
-        return [(0, None, choose(spec.schedule, m, n, k, target, scale_copy))]
+        return [(0, None, choose(spec.schedule, m, n, k, target, scale_copy, operands))]
     chosen: list[tuple[int, int | None, Schedule]] = []
     low = 0
     for high in (*M_BOUNDS, None):
-        schedule = choose(spec.schedule, high or LARGE_M, n, k, target, scale_copy)
+        schedule = choose(spec.schedule, high or LARGE_M, n, k, target, scale_copy, operands)
         if chosen and chosen[-1][2] == schedule:
             chosen[-1] = (chosen[-1][0], high, schedule)
         else:
@@ -103,30 +144,40 @@ def plan(spec: GemmSpec, target: Capability, scale_copy: str = "bulk") -> list[t
     return chosen
 
 
-def choose(hints: ScheduleHints, m: int, n: int, k: int, target: Capability, scale_copy: str = "bulk") -> Schedule:
+def choose(
+    hints: ScheduleHints,
+    m: int,
+    n: int,
+    k: int,
+    target: Capability,
+    scale_copy: str = "bulk",
+    operands: Operands = FP8,
+) -> Schedule:
     """The schedule with the least predicted time among those that the hints allow.
 
     Raises:
         ScheduleError: the hints contradict each other or the hardware.
     """
-    steps = max(1, -(-k // STEP_K))
-    found = candidates(hints, m, target, scale_copy)
+    steps = max(1, -(-k // operands.step_k))
+    found = candidates(hints, m, target, scale_copy, operands)
     useful = [s for s in found if s.split_k == 1 or (s.split_k <= steps and _waves(s, m, n, target) == 1)]
     return min(useful or found, key=lambda schedule: (predict(schedule, m, n, k, target), str(schedule)))
 
 
-def candidates(hints: ScheduleHints, m: int, target: Capability, scale_copy: str = "bulk") -> list[Schedule]:
+def candidates(
+    hints: ScheduleHints, m: int, target: Capability, scale_copy: str = "bulk", operands: Operands = FP8
+) -> list[Schedule]:
     """Every schedule worth trying for M rows: the shipped list, narrowed and overridden by the hints."""
     if hints.tile is not None:
-        return [_from_tile(hints, target, scale_copy)]
-    shipped = _swapped(m) if m <= SWAPPED_UP_TO or hints.swap_ab else []
+        return [_from_tile(hints, target, scale_copy, operands)]
+    shipped = _swapped(m, operands) if m <= SWAPPED_UP_TO or hints.swap_ab else []
     if m > SWAPPED_ALWAYS or hints.swap_ab is False:
-        shipped += _plain()
+        shipped += _plain(operands)
     allowed: list[Schedule] = []
     refused: ScheduleError | None = None
     for schedule in (found.replace(scale_copy=scale_copy) for found in shipped):
         try:
-            allowed += [_with_hints(schedule, hints, target)] if _allows(hints, schedule) else []
+            allowed += [_with_hints(schedule, hints, target, operands)] if _allows(hints, schedule) else []
         except ScheduleError as error:
             refused = error
     if not allowed and refused is not None:
@@ -146,8 +197,8 @@ def predict(schedule: Schedule, m: int, n: int, k: int, target: Capability) -> f
     """Predicted time of one launch on data that is not in L2, in µs."""
     cost = _cost(schedule)
     waves = _waves(schedule, m, n, target)
-    steps = waves * _ceil(_ceil(k, STEP_K), schedule.split_k) * cost.step
-    memory = (m * k + n * k + 2 * m * n) / BYTES_PER_US
+    steps = waves * _ceil(_ceil(k, schedule.tile[2]), schedule.split_k) * cost.step
+    memory = ((m * k + n * k) * _item_bytes(schedule) + 2 * m * n) / BYTES_PER_US
     return cost.base + max(steps, memory) + waves * cost.tile
 
 
@@ -162,7 +213,8 @@ def _waves(schedule: Schedule, m: int, n: int, target: Capability) -> int:
 def _cost(schedule: Schedule) -> Cost:
     rows, columns = _rows_and_columns(schedule)
     split = schedule.split_k > 1
-    swapped, plain = (SPLIT_SWAPPED, {128: SPLIT_PLAIN}) if split else (SWAPPED, PLAIN)
+    alone = PLAIN if _item_bytes(schedule) == 1 else PLAIN_16
+    swapped, plain = (SPLIT_SWAPPED, {128: SPLIT_PLAIN}) if split else (SWAPPED, alone)
     by_rows = swapped if schedule.swap_ab else plain
     nearest = min(by_rows, key=lambda known: abs(known - rows))
     found = _interpolated(by_rows[nearest], columns)
@@ -185,13 +237,14 @@ def _values(cost: Cost) -> tuple[float, float, float]:
     return cost.base, cost.step, cost.tile
 
 
-def _plain() -> list[Schedule]:
+def _plain(operands: Operands) -> list[Schedule]:
     """Rows of A on the M side: every tile alone, some sharing K, the largest one in pairs too."""
-    tiles = [(rows, columns) for rows, costs in PLAIN.items() for columns in costs]
-    found = [_two_groups((rows, columns, STEP_K)) for rows, columns in tiles]
-    found.append(_two_groups((*MULTICAST_TILE, STEP_K)).replace(cluster=MULTICAST_CLUSTER))
+    step, costs_of = operands.step_k, PLAIN if operands.item_bytes == 1 else PLAIN_16
+    tiles = [(rows, columns) for rows, costs in costs_of.items() for columns in costs]
+    found = [_two_groups((rows, columns, step)) for rows, columns in tiles]
+    found.append(_two_groups((*MULTICAST_TILE, step)).replace(cluster=MULTICAST_CLUSTER))
     for columns in SPLIT_PLAIN:
-        found += [_two_groups((128, columns, STEP_K)).replace(split_k=parts) for parts in range(2, MAX_SPLIT + 1)]
+        found += [_two_groups((128, columns, step)).replace(split_k=parts) for parts in range(2, MAX_SPLIT + 1)]
     return found
 
 
@@ -199,14 +252,17 @@ def _two_groups(tile: tuple[int, int, int]) -> Schedule:
     return Schedule(tile, 0, producer_registers=PRODUCER_REGISTERS, math_registers=MATH_REGISTERS)
 
 
-def _swapped(m: int) -> list[Schedule]:
+def _swapped(m: int, operands: Operands) -> list[Schedule]:
     """Tokens on the N side: tiles that hold all of them, or a part."""
-    enough = next((c for c in SWAPPED_COLUMNS if c >= m), SWAPPED_COLUMNS[-1])
+    step = operands.step_k
+    narrowest = hw.SWIZZLE_SPANS[-1] // operands.item_bytes if operands.a_rows_contiguous else 1
+    legal = [c for c in SWAPPED_COLUMNS if c % narrowest == 0]
+    enough = next((c for c in legal if c >= m), legal[-1])
     found = []
     for columns in {enough, *(c for c in (32, 64) if c < m)}:
         for parts in range(1, MAX_SPLIT + 1):
-            alone = Schedule((columns, 64, STEP_K), 0, split_k=parts, swap_ab=True, math_warpgroups=1)
-            found += [alone, _two_groups((columns, 128, STEP_K)).replace(split_k=parts, swap_ab=True)]
+            alone = Schedule((columns, 64, step), 0, split_k=parts, swap_ab=True, math_warpgroups=1)
+            found += [alone, _two_groups((columns, 128, step)).replace(split_k=parts, swap_ab=True)]
     return found
 
 
@@ -218,21 +274,22 @@ def _allows(hints: ScheduleHints, schedule: Schedule) -> bool:
     return all(value is None or getattr(schedule, name) == value for name, value in wanted.items())
 
 
-def _with_hints(schedule: Schedule, hints: ScheduleHints, target: Capability) -> Schedule:
+def _with_hints(schedule: Schedule, hints: ScheduleHints, target: Capability, operands: Operands) -> Schedule:
     changes = {
         "raster_group": hints.raster.group, "raster_along": hints.raster.along, "pdl": hints.pdl,
         "producer_registers": hints.registers.producer, "math_registers": hints.registers.math,
     }  # fmt: skip
     changed = schedule.replace(**{name: value for name, value in changes.items() if value is not None})
-    return _checked(changed.replace(stages=hints.stages or most_stages(changed, target)))
+    return _checked(changed.replace(stages=hints.stages or most_stages(changed, target)), operands)
 
 
-def _from_tile(hints: ScheduleHints, target: Capability, scale_copy: str) -> Schedule:
+def _from_tile(hints: ScheduleHints, target: Capability, scale_copy: str, operands: Operands) -> Schedule:
     """The schedule for a tile that the spec gives."""
     assert hints.tile is not None
-    if hints.tile[2] != STEP_K:
-        raise ScheduleError("the K extent of a tile", where="schedule.tile", got=hints.tile[2], need=STEP_K,
-                            fix=f"write {STEP_K}: one scale block, one swizzle span")  # fmt: skip
+    if hints.tile[2] != operands.step_k:
+        why = "one scale block, one swizzle span" if operands.item_bytes == 1 else "one swizzle span"
+        raise ScheduleError("the K extent of a tile", where="schedule.tile", got=hints.tile[2], need=operands.step_k,
+                            fix=f"write {operands.step_k}: {why}")  # fmt: skip
     split = hints.split_k or (2 if hints.scheduler == "split_k" else 1)
     rows = hints.tile[1] if hints.swap_ab else hints.tile[0]
     groups = hints.warps.math or (2 if rows % (2 * hw.WGMMA_ROWS) == 0 else 1)
@@ -241,22 +298,24 @@ def _from_tile(hints: ScheduleHints, target: Capability, scale_copy: str) -> Sch
         hints.tile, 0, hints.cluster or (1, 1), split, bool(hints.swap_ab), groups,
         PRODUCER_REGISTERS if several else 0, MATH_REGISTERS if several else 0,
     )  # fmt: skip
-    return _with_hints(schedule.replace(scale_copy=scale_copy), hints, target)
+    return _with_hints(schedule.replace(scale_copy=scale_copy), hints, target, operands)
 
 
-def _checked(schedule: Schedule) -> Schedule:
+def _checked(schedule: Schedule, operands: Operands) -> Schedule:
     """The schedule, if the hardware can do it."""
     rows, columns = _rows_and_columns(schedule)
     groups = schedule.math_warpgroups
     hw.check_mma_tile(rows, columns, groups)
     threads = groups * hw.GROUP_THREADS + (hw.GROUP_THREADS if schedule.math_registers else 2 * hw.WARP_THREADS)
     limit = schedule.math_registers or hw.launch_registers(threads)
-    hw.check_registers(rows, columns, groups, promoted=True, limit=limit)
+    hw.check_registers(rows, columns, groups, promoted=operands.item_bytes == 1, limit=limit)
     if schedule.math_registers or schedule.producer_registers:
         hw.check_setmaxnreg([schedule.math_registers] * groups + [schedule.producer_registers], threads)
         hw.check_register_trade(schedule.math_registers, schedule.producer_registers, threads)
     if not schedule.swap_ab and schedule.split_k == 1:
         hw.store_slab_columns(columns)
+    if operands.a_rows_contiguous if schedule.swap_ab else operands.b_rows_contiguous:
+        hw.swizzle_span(columns * operands.item_bytes)
     if schedule.cluster_size > 8:
         raise ScheduleError("CTAs per cluster", where="schedule", got=schedule.cluster_size, need="at most 8",
                             fix="lower cluster or split_k")  # fmt: skip
@@ -270,15 +329,22 @@ def most_stages(schedule: Schedule, target: Capability) -> int:
     """The deepest ring that fits beside the staging tile; at least 1, which the allocation then refuses."""
     rows, columns = _rows_and_columns(schedule)
     scales = sum(_round_up(4 * count, pitch) for count, pitch in ring_scales(schedule))
-    stage = (rows + columns) * STEP_K + scales + 16
+    stage = (rows + columns) * STEP_BYTES + scales + 16
     staging = 0 if schedule.split_k > 1 else rows * columns * 2
     return max(1, min(MAX_STAGES, (target.smem_per_cta - staging - 64) // stage))
 
 
 def ring_scales(schedule: Schedule) -> list[tuple[int, int]]:
     """Scales that a stage holds, A's and B's, with the bytes that their place is rounded up to."""
-    rows, blocks = scales_per_tile(schedule.tile[0], 1), scales_per_tile(schedule.tile[1], STEP_K)
+    if _item_bytes(schedule) > 1:
+        return []
+    rows, blocks = scales_per_tile(schedule.tile[0], 1), scales_per_tile(schedule.tile[1], SCALE_BLOCK)
     return [(rows, hw.BULK_ALIGN_BYTES if schedule.scale_copy == "bulk" else 16), (blocks, 16)]
+
+
+def _item_bytes(schedule: Schedule) -> int:
+    """Bytes of an element of A and B."""
+    return STEP_BYTES // schedule.tile[2]
 
 
 def _rows_and_columns(schedule: Schedule) -> tuple[int, int]:

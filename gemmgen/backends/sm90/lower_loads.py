@@ -11,7 +11,6 @@ from gemmgen.ir.async_ops import AsyncLoadOp, AsyncLoadScalesOp, Buffer, Engine,
 from gemmgen.ir.builder import Builder
 from gemmgen.ir.core import Op, Value
 from gemmgen.ir.tile_ops import extents, mem
-from gemmgen.ir.types import SCALAR_BITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,14 +54,16 @@ class LoadLowering:
 
     def _load_box(self, op: AsyncLoadOp, cursor: Value) -> None:
         ctx, buffer = self.ctx, self.ctx.ring.buffer(op.buffer)
-        rows, row_bytes = _box(buffer)
-        if rows % (8 * op.multicast):
+        rows, columns = extents_of(buffer)
+        item = buffer.type.dtype.bits // 8
+        span = hw.swizzle_span(columns * item)
+        if rows % (hw.ATOM_ROWS * op.multicast):
             raise IRError("a multicast box is split into equal shares of whole swizzle atoms", got=f"{rows} rows "
                           f"over {op.multicast} CTAs", need=f"a multiple of {8 * op.multicast}")  # fmt: skip
-        columns = extents_of(buffer)[1]
-        tensor_map = ctx.map(op.source, (columns, rows // op.multicast), f"{hw.SWIZZLE_BYTES}B")
+        tensor_map = ctx.map(op.source, (span // item, rows // op.multicast), f"{span}B")
         self.ir.add(TmaLoadOp, map=tensor_map, barriers=ctx.full, cursor=cursor, row=op.row, col=op.col,
-                    area=buffer.name, rows=rows, row_bytes=row_bytes, multicast=op.multicast)  # fmt: skip
+                    area=buffer.name, rows=rows, row_bytes=span, slabs=columns * item // span,
+                    multicast=op.multicast)  # fmt: skip
 
     def _load_scales(self, op: AsyncLoadScalesOp, cursor: Value) -> None:
         ctx, buffer = self.ctx, self.ctx.ring.buffer(op.buffer)
@@ -94,17 +95,3 @@ def copying_lanes(ring: RingOp) -> int:
 def extents_of(buffer: Buffer) -> tuple[int, ...]:
     """The extents of a buffer's tile."""
     return extents(Value(buffer.name, buffer.type))
-
-
-def _box(buffer: Buffer) -> tuple[int, int]:
-    """Rows of a buffer's tile, and bytes of one of its rows.
-
-    Raises:
-        IRError: a row is not one swizzle span wide.
-    """
-    rows, columns = extents_of(buffer)
-    row_bytes = columns * SCALAR_BITS[mem(Value(buffer.name, buffer.type)).dtype.name] // 8
-    if row_bytes != hw.SWIZZLE_BYTES:
-        raise IRError("a K step is one swizzle span wide", got=f"{row_bytes} bytes", need=hw.SWIZZLE_BYTES,
-                      fix="change the tile's K extent")  # fmt: skip
-    return rows, row_bytes

@@ -37,7 +37,7 @@ from gemmgen.ir.builder import Builder
 from gemmgen.ir.core import Op, Value
 from gemmgen.ir.rewrite import walk
 from gemmgen.ir.tile_ops import ForKOp, MapOp, MmaOp, PromoteOp, ReducePartsOp, extents, mem
-from gemmgen.ir.types import F32, SCALAR_BITS, frag
+from gemmgen.ir.types import F32, frag
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,11 +128,19 @@ class MathLowering:
         self.pieces[promote.result if promote else mma.result] = pieces
 
     def _multiply(self, mma: MmaOp, read: dict[Value, str], cursor: Value, part: Value, at: tuple[int, int]) -> None:
-        k_bytes = extents(mma.a)[1] * SCALAR_BITS[mem(mma.a).dtype.name] // 8
+        shape, item = extents(mma.a), mem(mma.a).dtype.bits // 8
+        k_bytes = shape[0 if mma.trans_a else 1] * item
+        if k_bytes != hw.SWIZZLE_BYTES:
+            raise IRError("a K step is one swizzle span wide", got=f"{k_bytes} bytes", need=hw.SWIZZLE_BYTES,
+                          fix="change the tile's K extent")  # fmt: skip
+        spans = {
+            name: hw.swizzle_span(extents(value)[1] * item) if transposed else 0
+            for name, value, transposed in (("a_span", mma.a, mma.trans_a), ("b_span", mma.b, mma.trans_b))
+        }
         self.ir.add(
             WgmmaOp, part=part, cursor=cursor, a=read[mma.a], b=read[mma.b], a_dtype=mem(mma.a).dtype.name,
             b_dtype=mem(mma.b).dtype.name, steps=k_bytes // hw.MMA_K_BYTES, row_bytes=k_bytes, waves=at[0], wave=at[1],
-            accumulate=mma.acc is not None,
+            accumulate=mma.acc is not None, **spans,
         )  # fmt: skip
 
     def _scales(
@@ -182,8 +190,10 @@ class MathLowering:
         self.pieces[op.result] = pieces
 
     def _map(self, op: MapOp) -> None:
-        if op.expression != "acc" or mem(op.result).dtype.name != "bf16":
-            raise IRError("sm_90a's epilogue", got=f"{op.expression} as {mem(op.result).dtype}", need="acc as bf16")
+        kind = mem(op.result).dtype.name
+        if op.expression != "acc" or kind not in hw.OUTPUT_DTYPES:
+            need = f"acc as {' or '.join(hw.OUTPUT_DTYPES)}"
+            raise IRError("sm_90a's epilogue", got=f"{op.expression} as {kind}", need=need)
         self.pieces[op.result] = self.pieces[op.acc]
 
     def _store_in_background(self, op: async_ops.AsyncStoreOp) -> None:
@@ -193,14 +203,14 @@ class MathLowering:
         columns = extents(op.value)[1]
         slab = hw.WGMMA_ROWS if op.transposed else hw.store_slab_columns(columns)
         box = (columns, slab) if op.transposed else (hw.WGMMA_ROWS, slab)
-        item = SCALAR_BITS[mem(op.dest).dtype.name] // 8
-        tensor_map = self.ctx.map(op.dest, (box[1], box[0]), f"{box[1] * item}B")
+        kind = mem(op.dest).dtype
+        tensor_map = self.ctx.map(op.dest, (box[1], box[0]), f"{box[1] * kind.bits // 8}B")
         ir.add(StagingWaitOp)
         for wave, piece in enumerate(pieces):
             if op.transposed:
-                ir.add(StoreColumnsOp, value=piece, area=area, waves=waves, wave=wave)
+                ir.add(StoreColumnsOp, value=piece, area=area, dtype=kind.name, waves=waves, wave=wave)
             else:
-                ir.add(StoreRowsOp, value=piece, area=area, slab=slab, waves=waves, wave=wave)
+                ir.add(StoreRowsOp, value=piece, area=area, slab=slab, dtype=kind.name, waves=waves, wave=wave)
         ir.add(StagingPublishOp)
         for wave in range(waves):
             ir.add(TmaStoreOp, map=tensor_map, row=op.row, col=op.col, area=area, box=box, waves=waves, wave=wave,

@@ -70,7 +70,7 @@ class LowerSm90Pass(Pass):
 
     def apply(self, module: Module) -> Module:
         """The module at the target level."""
-        return _Lowering(module, self).run()
+        return Lowering(module, self.warpgroups, self.pdl).run()
 
 
 @dataclass
@@ -116,13 +116,21 @@ class Context:
         return self.args.setdefault(name, Value(name, I64))
 
 
-class _Lowering:
-    def __init__(self, module: Module, options: LowerSm90Pass) -> None:
-        rings = [op for op in module.body.ops if isinstance(op, RingOp)]
+class Lowering:
+    """Lowers one module. Blackwell's lowering derives from it: loads, loops, roles and barriers are the same there.
+
+    Args:
+        module: an async-level module.
+        warpgroups: warpgroups of a CTA without roles.
+        pdl: the launch overlaps with its neighbours.
+    """
+
+    def __init__(self, module: Module, warpgroups: int, pdl: bool) -> None:
+        rings = [op for op in module.body.ops if isinstance(op, RingOp) and not op.in_tensor_memory]
         if len(rings) != 1 or rings[0].offset < 0:
             raise IRError("lowering needs one ring that has its place", where=f"module @{module.name}",
                           got=f"{len(rings)} rings", fix="run pipelining and shared-memory-allocation")  # fmt: skip
-        self.options = options
+        self.warpgroups, self.pdl = warpgroups, pdl
         self.ir = Builder(NameSupply(_kept_names(module)))
         self.roles = [op for op in module.body.ops if isinstance(op, RoleOp)] or [self._only_role(module)]
         stages = rings[0].stages
@@ -135,18 +143,11 @@ class _Lowering:
         self.cluster = self.tiles.cluster[0] * self.tiles.cluster[1] * self.tiles.split
 
     def run(self) -> Module:
-        ir, ctx = self.ir, self.ctx
-        engines = {buffer.engine for buffer in ctx.ring.buffers}
-        ir.add(BarriersOp, area="full", arrivals=hw.full_arrivals(Engine.BULK in engines, copying_lanes(ctx.ring)),
-               result=ctx.full)  # fmt: skip
-        ir.add(BarriersOp, area="empty", arrivals=hw.empty_arrivals(ctx.math_warps, ctx.ring.cluster), result=ctx.empty)
-        barriers = [ctx.full, ctx.empty]
-        if self.tiles.split > 1:
-            ctx.met = ir.add(BarriersOp, area="met", arrivals=self.tiles.split, result=("met", BarrierType(1))).result
-            barriers.append(ctx.met)
-        ir.add(InitBarriersOp, barriers=barriers)
-        ir.add(SyncOp, scope="cluster" if self.cluster > 1 else "cta")
-        if self.options.pdl:
+        """The module at the target level."""
+        ir = self.ir
+        ir.add(InitBarriersOp, barriers=self._barriers())
+        self._set_up()
+        if self.pdl:
             ir.add(GridWaitOp)
         with ir.region() as branches:
             first = 0
@@ -154,16 +155,40 @@ class _Lowering:
                 self._group(group, first)
                 first += sum(role.warps for role in group)
         ir.add(DispatchOp, body=branches.region)
-        if self.options.pdl:
+        if self.pdl:
             ir.add(GridLaunchOp)
-        if self.cluster > 1:
-            ir.add(SyncOp, scope="cluster")
+        self._finish()
         return self._module(first * hw.WARP_THREADS)
+
+    def _barriers(self) -> list[Value]:
+        """Declare the barriers."""
+        ir, ctx = self.ir, self.ctx
+        engines = {buffer.engine for buffer in ctx.ring.buffers}
+        ir.add(BarriersOp, area="full", arrivals=hw.full_arrivals(Engine.BULK in engines, copying_lanes(ctx.ring)),
+               result=ctx.full)  # fmt: skip
+        ir.add(BarriersOp, area="empty", arrivals=self._empty_arrivals(), result=ctx.empty)
+        if self.tiles.split == 1:
+            return [ctx.full, ctx.empty]
+        ctx.met = ir.add(BarriersOp, area="met", arrivals=self.tiles.split, result=("met", BarrierType(1))).result
+        return [ctx.full, ctx.empty, ctx.met]
+
+    def _empty_arrivals(self) -> int:
+        """How often a stage is released."""
+        return hw.empty_arrivals(self.ctx.math_warps, self.ctx.ring.cluster)
+
+    def _set_up(self) -> None:
+        """Between the barriers' initialisation and the roles: all threads meet."""
+        self.ir.add(SyncOp, scope="cluster" if self.cluster > 1 else "cta")
+
+    def _finish(self) -> None:
+        """After the roles: no CTA ends while another may reach its shared memory."""
+        if self.cluster > 1:
+            self.ir.add(SyncOp, scope="cluster")
 
     def _only_role(self, module: Module) -> RoleOp:
         """The whole module as one role, when warps are not specialised."""
         work = tuple(op for op in module.body.ops if not isinstance(op, RingOp | StagingOp))
-        return RoleOp(name="all", warps=self.options.warpgroups * hw.GROUP_WARPS, body=Region((), work))
+        return RoleOp(name="all", warps=self.warpgroups * hw.GROUP_WARPS, body=Region((), work))
 
     def _warpgroups(self) -> list[list[RoleOp]]:
         """Roles that must change registers together, in order; without reallocation each role stands alone."""
@@ -196,14 +221,18 @@ class _Lowering:
         with ir.at(role.origin), ir.region() as body:
             if registers:
                 ir.add(SetRegistersOp, count=registers, grow=role.name == "math")
-            math = MathLowering(ir, self.ctx) if _multiplies(role) else None
-            if math:
-                math.prologue()
-            cursor = ir.add(CursorOp, result=("cursor", INDEX)).result
-            self._tiles(role, cursor, math)
-            if math:
-                math.epilogue()
+            self._body(role)
         ir.add(WarpsOp, label=role.name, first=first, count=role.warps, elect=bulk_only, body=body.region)
+
+    def _body(self, role: RoleOp) -> None:
+        """What the role does with the registers it has."""
+        math = MathLowering(self.ir, self.ctx) if stores(role) else None
+        if math:
+            math.prologue()
+        cursor = self.ir.add(CursorOp, result=("cursor", INDEX)).result
+        self._tiles(role, cursor, math)
+        if math:
+            math.epilogue()
 
     def _tiles(self, role: RoleOp, cursor: Value, math: MathLowering | None) -> None:
         for op in role.body.ops:
@@ -242,24 +271,33 @@ class _Lowering:
         order = {"map": 0, "pointer": 1, "dim": 2}
         params = sorted(ctx.args.values(), key=lambda value: order["map" if value.type == MAP else "pointer"])
         params += [Value(name, I32) for name in dims]
-        ring, ctas = ctx.ring, self.tiles.cluster[0] * self.tiles.cluster[1] * self.tiles.split
+        ctas = self.tiles.cluster[0] * self.tiles.cluster[1] * self.tiles.split
         tile = tuple(extent * count for extent, count in zip(self.tiles.tile, self.tiles.cluster, strict=True))
+        launch = Launch(threads, self.cluster, self._smem_bytes(), tile, ctas, self.tiles.persistent, self.pdl)
+        attrs = (("launch", launch), ("maps", tuple(ctx.maps)), ("areas", tuple(self._areas())))
+        return Module(module.name, Level.TARGET, module.target, tuple(params), attrs, Region((), self.ir.take()))
+
+    def _smem_bytes(self) -> int:
+        """Shared memory of a CTA."""
+        return int(self.ctx.module.attr("smem_bytes"))
+
+    def _areas(self) -> list[Area]:
+        """What lies where in shared memory."""
+        ring, stagings = self.ctx.ring, self.ctx.stagings
         areas = [Area(b.name, b.offset, b.stage_bytes, ring.stages) for b in ring.buffers]
-        areas += [Area(v.name, op.offset, tile_bytes(mem(v))) for v, op in ctx.stagings.items()]
+        areas += [Area(v.name, op.offset, tile_bytes(mem(v))) for v, op in stagings.items()]
         areas += [Area(name, ring.offset + index * 8 * ring.stages, 8, ring.stages)
                   for index, name in enumerate(("full", "empty"))]  # fmt: skip
-        areas += [Area("met", op.barrier_offset, 8) for op in ctx.stagings.values() if op.overlay]
-        launch = Launch(threads, self.cluster, int(module.attr("smem_bytes")), tile, ctas, self.tiles.persistent,
-                        self.options.pdl)  # fmt: skip
-        attrs = (("launch", launch), ("maps", tuple(ctx.maps)), ("areas", tuple(areas)))
-        return Module(module.name, Level.TARGET, module.target, tuple(params), attrs, Region((), self.ir.take()))
+        areas += [Area("met", op.barrier_offset, 8) for op in stagings.values() if op.overlay]
+        return areas
 
 
 def _by_lanes(op: Op) -> bool:
     return isinstance(op, AsyncLoadScalesOp) and op.engine is Engine.LANES
 
 
-def _multiplies(role: RoleOp) -> bool:
+def stores(role: RoleOp) -> bool:
+    """Whether the role stores tiles, and so computes them."""
     return any(isinstance(op, StoreOp | AsyncStoreOp) for op in walk(role.body))
 
 

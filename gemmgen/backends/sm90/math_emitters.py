@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from gemmgen.backends.sm90 import hardware as hw
 from gemmgen.backends.sm90 import math_ops as ops
-from gemmgen.backends.sm90.emitters import TARGET, statement, wgmma_helper
+from gemmgen.backends.sm90.emitters import TARGET, statement, wgmma_helper, wgmma_suffix
 from gemmgen.backends.sm90.names import dim, offset, stage_address, wave_index, wave_rows
 from gemmgen.emit.emission import Emission, Helper, emits, helpers
 from gemmgen.ir.core import Module, Value
-from gemmgen.ir.tile_ops import extents
+from gemmgen.ir.tile_ops import extents, mem
 
 DESCRIPTOR = Helper(
     "wgmma_descriptor",
@@ -18,7 +18,26 @@ DESCRIPTOR = Helper(
         ("code", hw.wgmma_swizzle_code(hw.SWIZZLE_BYTES)),
     ),
 )
-"""The device function that makes shared-memory descriptors of operand tiles."""
+"""The device function that makes shared-memory descriptors of operand tiles with K along their rows."""
+
+
+def descriptor_transposed(op: ops.WgmmaOp, span: int) -> Helper:
+    """The device function for a tile whose rows follow each other along K in slabs of ``span`` bytes."""
+    rows = op.row_bytes // op.item_bytes
+    return Helper(
+        "wgmma_descriptor_transposed",
+        (
+            ("span", span),
+            ("atom_bytes", hw.ATOM_ROWS * span),
+            ("slab_bytes", rows * span),
+            ("code", hw.wgmma_swizzle_code(span)),
+        ),
+    )
+
+
+def pack(dtype: str) -> Helper:
+    """The device function that rounds two FP32 values to one 32-bit word."""
+    return Helper("pack", (("dtype", dtype),))
 
 
 @emits(ops.ThreadPositionOp, TARGET)
@@ -33,24 +52,25 @@ def _zero(op: ops.ZeroOp, module: Module) -> Emission:
 
 @emits(ops.WgmmaOp, TARGET)
 def _wgmma(op: ops.WgmmaOp, module: Module) -> Emission:
-    columns = extents(op.part)[1]
+    spans = {"a": op.a_span, "b": op.b_span}
+    advances = {name: hw.k_advance_bytes(span, op.item_bytes) >> 4 for name, span in spans.items()}
     fields = {
         "part": op.part.name,
         "a": stage_address(op.a, op.cursor),
         "a_rows": wave_rows(op.waves, op.wave),
         "b": stage_address(op.b, op.cursor),
         "row_bytes": op.row_bytes,
-        "later_steps": [{"advance": step * hw.MMA_K_BYTES >> 4} for step in range(1, op.steps)],
-        "suffix": f"m64n{columns}k32_{op.a_dtype}_{op.b_dtype}",
+        "later_steps": [{name: step * advance for name, advance in advances.items()} for step in range(1, op.steps)],
+        "suffix": wgmma_suffix(op),
         "rows": f"rows of {op.a}, all of {op.b}",
+        "step": f"{op.k} elements" if any(spans.values()) else f"{hw.MMA_K_BYTES} bytes",
     }
+    for name, span in spans.items():
+        fields[f"descriptor_{name}"] = f"wgmma_descriptor_transposed_{span}" if span else "wgmma_descriptor"
     fields["first"] = "wgmma_add" if op.accumulate else "wgmma_start"
     kinds = dict.fromkeys((fields["first"], "wgmma_add"))
-    used = (
-        *helpers("wgmma_sync"),
-        DESCRIPTOR,
-        *(wgmma_helper(kind, columns, op.a_dtype, op.b_dtype) for kind in kinds),
-    )
+    descriptors = [descriptor_transposed(op, span) if span else DESCRIPTOR for span in spans.values()]
+    used = (*helpers("wgmma_sync"), *descriptors, *(wgmma_helper(kind, op) for kind in kinds))
     return Emission("wgmma", fields, used)
 
 
@@ -135,8 +155,9 @@ def _store_rows(op: ops.StoreRowsOp, module: Module) -> Emission:
         "value": op.value.name, "base": f"smem + {offset(op.area)}", "wave": wave_index(op.waves, op.wave),
         "wave_bytes": hw.WGMMA_ROWS * columns * 2, "groups": columns // 16, "slab": op.slab,
         "slab_bytes": hw.WGMMA_ROWS * row_bytes, "row_bytes": row_bytes, "chunk_mask": row_bytes // 16 - 1,
+        "dtype": op.dtype,
     }  # fmt: skip
-    return Emission("store_rows", fields, helpers("pack_bf16", "stmatrix_4"))
+    return Emission("store_rows", fields, (pack(op.dtype), *helpers("stmatrix_4")))
 
 
 @emits(ops.StoreColumnsOp, TARGET)
@@ -146,9 +167,10 @@ def _store_columns(op: ops.StoreColumnsOp, module: Module) -> Emission:
         "value": op.value.name, "base": f"smem + {offset(op.area)}", "wave": wave_index(op.waves, op.wave),
         "wave_bytes": columns * hw.SWIZZLE_BYTES, "row_bytes": hw.SWIZZLE_BYTES,
         "pairs": [columns // 16] if columns >= 16 else [], "odd": [columns // 8 - 1] if columns % 16 else [],
+        "dtype": op.dtype,
     }  # fmt: skip
-    names = ["pack_bf16"] + ["stmatrix_4_transposed"] * (columns >= 16) + ["stmatrix_2_transposed"] * (columns % 16 > 0)
-    return Emission("store_columns", fields, helpers(*names))
+    names = ["stmatrix_4_transposed"] * (columns >= 16) + ["stmatrix_2_transposed"] * (columns % 16 > 0)
+    return Emission("store_columns", fields, (pack(op.dtype), *helpers(*names)))
 
 
 @emits(ops.TmaStoreOp, TARGET)
@@ -186,8 +208,9 @@ def _store_direct(op: ops.StoreDirectOp, module: Module) -> Emission:
     fields = {
         "value": op.value.name, "count": _count(op.value), "dest": op.dest.name, "stride": op.stride.name,
         "m": f"{op.row.name} + {in_m}", "n": f"{op.col.name} + {in_n}", "rows": dim(op.rows), "cols": dim(op.cols),
+        "dtype": mem(op.dest).dtype.name,
     }  # fmt: skip
-    return Emission("store_direct", fields, helpers("pack_bf16"))
+    return Emission("store_direct", fields, (pack(fields["dtype"]),))
 
 
 @emits(ops.GroupSyncOp, TARGET)
@@ -217,8 +240,11 @@ def _reduce_store(op: ops.ReduceStoreOp, module: Module) -> Emission:
         "base": f"smem + {offset(op.area)}", "dest": op.dest.name, "stride": op.stride.name, "row": op.row.name,
         "col": op.col.name, "quads": columns // 4, "elements": rows * columns // 4, "pitch": op.pitch,
         "parts": op.parts, "threads": op.threads, "rows": dim(op.rows), "cols": dim(op.cols),
+        "dtype": mem(op.dest).dtype.name,
     }  # fmt: skip
-    return Emission("reduce_store", fields, helpers("load_shared_cluster_4", "pack_bf16", "store_bf16_4"))
+    dtype = fields["dtype"]
+    used = (*helpers("load_shared_cluster_4"), pack(dtype), Helper("store_4", (("dtype", dtype),)))
+    return Emission("reduce_store", fields, used)
 
 
 def _count(value: Value) -> int:

@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from gemmgen.backends.sm90 import hardware as hw
 from gemmgen.backends.sm90.ops import Sm90Op
 from gemmgen.ir.core import Effect, Value
 from gemmgen.ir.dims import Dim
 from gemmgen.ir.schema import attr, operand, operands, register_op, result
+from gemmgen.ir.types import SCALAR_BITS
 
 
 @register_op
@@ -39,6 +41,7 @@ class WgmmaOp(Sm90Op):
     """Start ``part = a · bᵀ`` of the cursor's stage: ``steps`` wgmma of 32 bytes of K, one group.
 
     ``waves``, ``wave`` and the warpgroup choose 64 rows of a; b is used whole. Rows are ``row_bytes`` long, swizzled.
+    ``a_span`` > 0: a lies transposed, its rows follow each other along K in slabs of so many bytes; ``b_span`` likewise.
     ``part`` is overwritten; waves share its registers, since one fragment more would not fit. With ``accumulate``
     the products are added to it instead, as the tensor core adds.
     """
@@ -57,6 +60,18 @@ class WgmmaOp(Sm90Op):
     waves: int = attr()
     wave: int = attr()
     accumulate: bool = attr(default=False)
+    a_span: int = attr(default=0)
+    b_span: int = attr(default=0)
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of an element of a and b."""
+        return SCALAR_BITS[self.a_dtype] // 8
+
+    @property
+    def k(self) -> int:
+        """Elements of K that one wgmma takes."""
+        return hw.MMA_K_BYTES // self.item_bytes
 
 
 @register_op
@@ -186,7 +201,7 @@ class StagingWaitOp(Sm90Op):
 @register_op
 @dataclass(frozen=True)
 class StoreRowsOp(Sm90Op):
-    """Round a fragment to bf16 and write it to the staging tile, slab by slab of ``slab`` swizzled columns."""
+    """Round a fragment to ``dtype`` and write it to the staging tile, slab by slab of ``slab`` swizzled columns."""
 
     NAME: ClassVar[str] = "sm90.store_rows"
     EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.WRITES_SMEM})
@@ -196,12 +211,13 @@ class StoreRowsOp(Sm90Op):
     slab: int = attr()
     waves: int = attr()
     wave: int = attr()
+    dtype: str = attr(default="bf16")
 
 
 @register_op
 @dataclass(frozen=True)
 class StoreColumnsOp(Sm90Op):
-    """Round a fragment to bf16 and write its transpose to the staging tile, one slab of 64 columns of D per wave."""
+    """Round a fragment to ``dtype`` and write its transpose to the staging tile, a slab of 64 columns of D per wave."""
 
     NAME: ClassVar[str] = "sm90.store_columns"
     EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.WRITES_SMEM})
@@ -210,6 +226,7 @@ class StoreColumnsOp(Sm90Op):
     area: str = attr()
     waves: int = attr()
     wave: int = attr()
+    dtype: str = attr(default="bf16")
 
 
 @register_op
@@ -262,7 +279,7 @@ class StoreDrainOp(Sm90Op):
 @register_op
 @dataclass(frozen=True)
 class StoreDirectOp(Sm90Op):
-    """Round a fragment to bf16 and store it element by element; ``transposed``: its rows are columns of D."""
+    """Round a fragment to D's type and store it element by element; ``transposed``: its rows are columns of D."""
 
     NAME: ClassVar[str] = "sm90.store_direct"
     EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.WRITES_GMEM})

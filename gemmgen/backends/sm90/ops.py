@@ -255,9 +255,10 @@ class ExpectOp(Sm90Op):
 @register_op
 @dataclass(frozen=True)
 class TmaLoadOp(Sm90Op):
-    """Load a box into area ``area`` of the cursor's stage; zeros arrive where the box lies outside.
+    """Load ``rows`` rows into area ``area`` of the cursor's stage; zeros arrive where they lie outside of the operand.
 
-    ``multicast`` > 1: this CTA loads its share, ``share_rows`` rows of ``row_bytes``, and writes it to all CTAs.
+    Rows wider than a swizzle span are loaded as ``slabs`` boxes of ``row_bytes`` per row, one behind the other.
+    ``multicast`` > 1: this CTA loads its share of the rows and writes it to all CTAs.
     """
 
     NAME: ClassVar[str] = "sm90.tma_load"
@@ -272,6 +273,7 @@ class TmaLoadOp(Sm90Op):
     rows: int = attr()
     row_bytes: int = attr()
     multicast: int = attr(default=1)
+    slabs: int = attr(default=1)
 
 
 @register_op

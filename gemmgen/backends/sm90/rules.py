@@ -36,6 +36,8 @@ from gemmgen.ir.tile_ops import extents
 from gemmgen.ir.types import MAP, SCALAR_BITS
 from gemmgen.ir.verifier import fail, module_rule
 
+DIALECT = "sm90."
+
 
 @module_rule(Level.TARGET)
 def check_sm90_module(module: Module) -> None:
@@ -44,25 +46,34 @@ def check_sm90_module(module: Module) -> None:
     Raises:
         IRError: the first law that is broken.
     """
-    if not any(isinstance(op, Sm90Op) for op in walk(module)):
+    if not any(isinstance(op, Sm90Op) and op.NAME.startswith(DIALECT) for op in walk(module)):
         return
     program = Program.of(module)
+    check_frame(program)
+    for site, op in program.all(TmaStoreOp):
+        _check_tma_store(program, site, op)
+    for site, op in program.all(WgmmaOp):
+        _check_wgmma(program, site, op)
+    for _, op in program.all(ReduceStoreOp):
+        _check_fits(program, op, op.area, 4 * op.tile[0] * op.pitch)
+    check_order(program)
+
+
+def check_frame(program: Program) -> None:
+    """Check what does not depend on the tensor core, for every target that has Hopper's copy engine and barriers.
+
+    Raises:
+        IRError: the first law that is broken.
+    """
     _check_launch(program)
     _check_areas(program)
     for site, op in program.all(TmaLoadOp):
         _check_tma_load(program, site, op)
     for site, op in program.all(TmaLoadScalesOp):
         _check_tma_load_scales(program, site, op)
-    for site, op in program.all(TmaStoreOp):
-        _check_tma_store(program, site, op)
-    for site, op in program.all(WgmmaOp):
-        _check_wgmma(program, site, op)
     for _, op in program.all(CopyScalesOp):
         _check_fits(program, op, op.area, hw.SCALE_BYTES * op.count)
-    for _, op in program.all(ReduceStoreOp):
-        _check_fits(program, op, op.area, 4 * op.tile[0] * op.pitch)
     _check_registers(program)
-    check_order(program)
 
 
 def _check_launch(program: Program) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from gemmgen.backends.sm90 import hardware as hw
-from gemmgen.backends.sm90.math_ops import WgmmaOp
 from gemmgen.backends.sm90.ops import (
     Area,
     KLoopOp,
@@ -126,15 +125,13 @@ class Program:
 
 def landing_bytes(op: TmaLoadOp | TmaLoadScalesOp) -> int:
     """Bytes that arrive in this CTA's stage for a load that every CTA of the cluster runs."""
-    return op.rows * op.row_bytes if isinstance(op, TmaLoadOp) else op.count * hw.SCALE_BYTES
+    return op.rows * op.row_bytes * op.slabs if isinstance(op, TmaLoadOp) else op.count * hw.SCALE_BYTES
 
 
 def area_names(op: Op) -> tuple[str, ...]:
     """The areas of shared memory that an op names."""
-    if isinstance(op, WgmmaOp):
-        return (op.a, op.b)
-    name = getattr(op, "area", None)
-    return () if name is None else (name,)
+    named = (getattr(op, name, None) for name in ("a", "b", "area"))
+    return tuple(name for name in named if isinstance(name, str))
 
 
 def _records(module: Module, name: str, kind: type[RecordT]) -> tuple[RecordT, ...]:

@@ -10,7 +10,7 @@ from gemmgen.ir.core import Module, Value
 from gemmgen.ir.types import I32, I64, MapType, MemType
 
 DIALECT = "sm90"
-POINTER_TYPES = {"f32": "const float* __restrict__", "bf16": "uint16_t* __restrict__"}
+POINTER_TYPES = {"f32": "const float* __restrict__", "bf16": "uint16_t* __restrict__", "f16": "uint16_t* __restrict__"}
 AREA_NOTES = {
     "full": "barriers: a stage is loaded",
     "empty": "barriers: a stage is free",

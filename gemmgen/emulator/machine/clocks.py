@@ -28,6 +28,12 @@ def join(into: Clock, other: Clock) -> Clock:
     return into
 
 
+def join_row(row: Clock, other: Clock) -> None:
+    """Raise a row of a clock matrix, which has an entry for every agent, to another clock."""
+    assert len(other) <= len(row)
+    np.maximum(row[: len(other)], other, out=row[: len(other)])
+
+
 class SyncClock:
     """The clocks that a synchronisation object hands from those who release to those who acquire."""
 
@@ -48,7 +54,7 @@ class SyncClock:
     def add_epoch(self, agent: int, epoch: int) -> None:
         """Whoever acquires learns that an asynchronous agent's epoch is over; its writes need no proxy fence."""
         if len(self.order) <= agent:
-            self.order = np.concatenate([self.order, np.zeros(agent + 8 - len(self.order), np.int32)])
+            self.order = np.concatenate([self.order, np.zeros(agent + 1 - len(self.order), np.int32)])
         self.order[agent] = max(self.order[agent], epoch)
 
 
@@ -113,9 +119,9 @@ class Clocks:
 
     def acquire(self, row: int, clock: SyncClock) -> None:
         """The thread of ``row`` learns everything ``clock`` holds."""
-        join(self.order[row], clock.order)
-        join(self.visible[row], clock.visible)
-        join(self.fenced[row], clock.fenced)
+        join_row(self.order[row], clock.order)
+        join_row(self.visible[row], clock.visible)
+        join_row(self.fenced[row], clock.fenced)
 
     def release_relaxed(self, row: int, into: SyncClock) -> None:
         """A relaxed write hands over what the thread's last memory fence covered."""
@@ -123,11 +129,11 @@ class Clocks:
 
     def acquire_relaxed(self, row: int, clock: SyncClock) -> None:
         """A relaxed read learns at the thread's next memory fence."""
-        join(self.pending[row], clock.order)
+        join_row(self.pending[row], clock.order)
 
     def memory_fence(self, row: int) -> None:
         """``fence.acq_rel`` and the like."""
-        join(self.order[row], self.pending[row])
+        join_row(self.order[row], self.pending[row])
         self.fenced[row] = self.order[row]
 
     def proxy_fence(self, row: int) -> None:

@@ -135,6 +135,8 @@ def publish(x: Unit, addresses: Any, release: bool) -> None:
     for thread, found in _locations(x, addresses):
         if x.full:
             thread.warp.gather()
+        if not release and not machine.clocks.fenced[thread.row].any():
+            continue  # nothing was fenced, so the write hands nothing over
         for address in found:
             clock = machine.sync_objects.setdefault(("global", address), SyncClock())
             if release:

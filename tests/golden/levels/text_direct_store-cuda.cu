@@ -169,16 +169,16 @@ __device__ __forceinline__ void wgmma_wait(float (&values)[kCount])
 }
 
 extern "C" __global__ void __launch_bounds__(192, 1)
-fp8_gemm_nt(const __grid_constant__ TensorMap tma_a, const __grid_constant__ TensorMap tma_b, uint16_t* __restrict__ d, int64_t d_stride_row, const float* __restrict__ sa, int64_t sa_stride_row, int64_t sa_stride_col, const float* __restrict__ sb, int64_t sb_stride_row, int64_t sb_stride_col, uint32_t M)
+fp8_gemm_nt(const __grid_constant__ TensorMap tma_a, const __grid_constant__ TensorMap tma_b, const __grid_constant__ TensorMap tma_sa, uint16_t* __restrict__ d, int64_t d_stride_row, const float* __restrict__ sb, int64_t sb_stride_row, int64_t sb_stride_col, uint32_t M)
 {
     extern __shared__ __align__(1024) unsigned char shared_memory[];
     const uint32_t smem = uint32_t(__cvta_generic_to_shared(shared_memory));
     const uint32_t warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
-    const uint32_t full = smem + kOffsetFull;  // one mbarrier per stage; 33 arrivals and all expected bytes end a phase [sm90.barriers]
+    const uint32_t full = smem + kOffsetFull;  // one mbarrier per stage; 2 arrivals and all expected bytes end a phase [sm90.barriers]
     const uint32_t empty = smem + kOffsetEmpty;  // one mbarrier per stage; 4 arrivals and all expected bytes end a phase [sm90.barriers]
     // One thread initialises the barriers; the fence shows them to the cluster and to the copy engine. [sm90.init_barriers]
     if (threadIdx.x == 0) {
-        for (uint32_t stage = 0; stage < 3; ++stage) mbarrier_init(full + 8 * stage, 33);
+        for (uint32_t stage = 0; stage < 3; ++stage) mbarrier_init(full + 8 * stage, 2);
         for (uint32_t stage = 0; stage < 3; ++stage) mbarrier_init(empty + 8 * stage, 4);
         fence_barrier_init();
     }
@@ -194,11 +194,15 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_a, const __grid_constant__ Ten
         const uint32_t tiles_m = (M + 63u) / 64u, tiles_n = (100u + 63u) / 64u;
         for (uint32_t tile = blockIdx.x; tile < tiles_m * tiles_n; tile += gridDim.x) {
             const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
-            const uint32_t m0 = position.along * 64, n0 = position.across * 64;
+            [[maybe_unused]] const uint32_t m0 = position.along * 64, n0 = position.across * 64;
             float sum[32] = {};  // FP32 registers of this thread [sm90.zero]
             float part[32] = {};  // FP32 registers of this thread [sm90.zero]
             for (uint32_t k0 = 0; k0 < 400u; k0 += 128) {  // steps of K [sm90.k_loop]
                 mbarrier_wait(full + 8 * cursor.stage, cursor.phase);  // until the stage is loaded [sm90.wait]
+                const float block_scale[] = {load_shared(smem + kOffsetSb + cursor.stage * kStageBytesSb)};  // one scale per block of sb [sm90.block_scales]
+                // This thread's two rows of sa. [sm90.row_scales]
+                const uint32_t row_scale_at = smem + kOffsetSa + cursor.stage * kStageBytesSa + 4 * (warpgroup * 64 + row);
+                const float row_scale[] = {load_shared(row_scale_at), load_shared(row_scale_at + 32)};
                 // Products of this warpgroup's 64 rows of a, all of b, 32 bytes of K at a time. [sm90.wgmma]
                 {
                     const uint64_t desc_a = wgmma_descriptor(smem + kOffsetA + cursor.stage * kStageBytesA + warpgroup * 64 * 128);
@@ -210,10 +214,6 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_a, const __grid_constant__ Ten
                     wgmma_add_m64n64k32_e4m3_e4m3(part, desc_a + 6, desc_b + 6);
                     wgmma_commit();
                 }
-                // This thread's two rows of sa. [sm90.row_scales]
-                const uint32_t row_scale_at = smem + kOffsetSa + cursor.stage * kStageBytesSa + 4 * (warpgroup * 64 + row);
-                const float row_scale[] = {load_shared(row_scale_at), load_shared(row_scale_at + 32)};
-                const float block_scale[] = {load_shared(smem + kOffsetSb + cursor.stage * kStageBytesSb)};  // one scale per block of sb [sm90.block_scales]
                 wgmma_wait<0>(part);  // the products are in registers [sm90.wgmma_wait]
                 __syncwarp();
                 if (lane == 0) mbarrier_arrive(empty + 8 * cursor.stage);  // this warp has read the stage [sm90.release]
@@ -242,12 +242,13 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_a, const __grid_constant__ Ten
         const uint32_t tiles_m = (M + 63u) / 64u, tiles_n = (100u + 63u) / 64u;
         for (uint32_t tile = blockIdx.x; tile < tiles_m * tiles_n; tile += gridDim.x) {
             const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
-            const uint32_t m0_1 = position.along * 64, n0_1 = position.across * 64;
+            [[maybe_unused]] const uint32_t m0_1 = position.along * 64, n0_1 = position.across * 64;
             for (uint32_t k0_1 = 0; k0_1 < 400u; k0_1 += 128) {  // steps of K [sm90.k_loop]
                 mbarrier_wait(empty + 8 * cursor_1.stage, cursor_1.phase ^ 1);  // until every reader has released the stage [sm90.wait]
-                mbarrier_expect(full + 8 * cursor_1.stage, 16384);  // bytes that will land in this stage [sm90.expect]
+                mbarrier_expect(full + 8 * cursor_1.stage, 16640);  // bytes that will land in this stage [sm90.expect]
                 tma_load(smem + kOffsetA + cursor_1.stage * kStageBytesA, &tma_a, full + 8 * cursor_1.stage, k0_1, m0_1);  // 64 rows of a [sm90.tma_load]
                 tma_load(smem + kOffsetB + cursor_1.stage * kStageBytesB, &tma_b, full + 8 * cursor_1.stage, k0_1, n0_1);  // 64 rows of b [sm90.tma_load]
+                tma_load(smem + kOffsetSa + cursor_1.stage * kStageBytesSa, &tma_sa, full + 8 * cursor_1.stage, m0_1, k0_1 / 128);  // 64 scales of one block of K; the map runs along rows first [sm90.tma_load_scales]
                 cursor_1.advance<3>();  // next stage [sm90.advance]
             }
         }
@@ -258,16 +259,9 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_a, const __grid_constant__ Ten
         const uint32_t tiles_m = (M + 63u) / 64u, tiles_n = (100u + 63u) / 64u;
         for (uint32_t tile = blockIdx.x; tile < tiles_m * tiles_n; tile += gridDim.x) {
             const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
-            const uint32_t m0_2 = position.along * 64, n0_2 = position.across * 64;
+            [[maybe_unused]] const uint32_t m0_2 = position.along * 64, n0_2 = position.across * 64;
             for (uint32_t k0_2 = 0; k0_2 < 400u; k0_2 += 128) {  // steps of K [sm90.k_loop]
                 mbarrier_wait(empty + 8 * cursor_2.stage, cursor_2.phase ^ 1);  // until every reader has released the stage [sm90.wait]
-                // 64 scales of sa; those beyond the matrix arrive as zeros. [sm90.copy_scales]
-                for (uint32_t i = lane; i < 64; i += 32) {
-                    const uint32_t block = m0_2 + i;
-                    const bool inside = block < M;
-                    const int64_t element = inside ? block * sa_stride_row + k0_2 / 128 * sa_stride_col : 0;
-                    copy_async_4(smem + kOffsetSa + cursor_2.stage * kStageBytesSa + 4 * i, sa + element, inside);
-                }
                 // 1 scales of sb; those beyond the matrix arrive as zeros. [sm90.copy_scales]
                 for (uint32_t i = lane; i < 1; i += 32) {
                     const uint32_t block = n0_2 / 128 + i;
@@ -275,7 +269,7 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_a, const __grid_constant__ Ten
                     const int64_t element = inside ? block * sb_stride_row + k0_2 / 128 * sb_stride_col : 0;
                     copy_async_4(smem + kOffsetSb + cursor_2.stage * kStageBytesSb + 4 * i, sb + element, inside);
                 }
-                copy_async_arrive(full + 8 * cursor_2.stage);  // arrive when this lane's copies have landed [sm90.copy_arrive]
+                if (lane < 1) copy_async_arrive(full + 8 * cursor_2.stage);  // arrive when this lane's copies have landed [sm90.copy_arrive]
                 cursor_2.advance<3>();  // next stage [sm90.advance]
             }
         }

@@ -243,7 +243,7 @@ fp8_gemm_nt_rowwise(const __grid_constant__ TensorMap tma_d, const __grid_consta
         const uint32_t tiles_m = (M + 127u) / 128u, tiles_n = (512u + 63u) / 64u;
         for (uint32_t tile = blockIdx.x; tile < tiles_m * tiles_n; tile += gridDim.x) {
             const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
-            const uint32_t m0 = position.along * 128, n0 = position.across * 64;
+            [[maybe_unused]] const uint32_t m0 = position.along * 128, n0 = position.across * 64;
             float sum[32] = {};  // FP32 registers of this thread [sm90.zero]
             float part[32] = {};  // FP32 registers of this thread [sm90.zero]
             for (uint32_t k0 = 0; k0 < 1024u; k0 += 128) {  // steps of K [sm90.k_loop]
@@ -317,7 +317,7 @@ fp8_gemm_nt_rowwise(const __grid_constant__ TensorMap tma_d, const __grid_consta
             const uint32_t tiles_m = (M + 127u) / 128u, tiles_n = (512u + 63u) / 64u;
             for (uint32_t tile = blockIdx.x; tile < tiles_m * tiles_n; tile += gridDim.x) {
                 const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
-                const uint32_t m0_1 = position.along * 128, n0_1 = position.across * 64;
+                [[maybe_unused]] const uint32_t m0_1 = position.along * 128, n0_1 = position.across * 64;
                 for (uint32_t k0_1 = 0; k0_1 < 1024u; k0_1 += 128) {  // steps of K [sm90.k_loop]
                     mbarrier_wait(empty + 8 * cursor_1.stage, cursor_1.phase ^ 1);  // until every reader has released the stage [sm90.wait]
                     mbarrier_expect(full + 8 * cursor_1.stage, 24576);  // bytes that will land in this stage [sm90.expect]

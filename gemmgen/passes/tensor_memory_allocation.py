@@ -1,0 +1,66 @@
+"""Tensor-memory allocation: every accumulator gets its columns, and the module says how many to allocate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from gemmgen.errors import ScheduleError
+from gemmgen.ir.async_memory_rules import tensor_columns
+from gemmgen.ir.async_ops import RingOp
+from gemmgen.ir.core import Level, Module, Op
+from gemmgen.ir.rewrite import map_ops
+from gemmgen.passes.base import Pass
+from gemmgen.passes.registry import register_pass
+
+
+@register_pass
+@dataclass(frozen=True)
+class TensorMemoryAllocationPass(Pass):
+    """Lay out tensor memory: the stages of one ring after another.
+
+    Before: rings in tensor memory have no columns.
+    After: each of their buffers has its first column, and module attribute ``tmem_columns`` is what the kernel
+    allocates: a power of two from ``least`` on, at most ``columns``. A module without such rings stays as it is.
+    """
+
+    columns: int = 512
+    least: int = 32
+
+    name: ClassVar[str] = "tensor-memory-allocation"
+    levels: ClassVar[frozenset[Level]] = frozenset({Level.ASYNC})
+
+    def apply(self, module: Module) -> Module:
+        """The module with columns.
+
+        Raises:
+            ScheduleError: more tensor memory is needed than a CTA has.
+        """
+        end = 0
+
+        def place(op: Op) -> Op | None:
+            nonlocal end
+            if not isinstance(op, RingOp) or not op.in_tensor_memory:
+                return None
+            placed = []
+            for buffer in op.buffers:
+                placed.append(replace(buffer, offset=end))
+                end += op.stages * tensor_columns(buffer.type)
+            return op.replace(buffers=tuple(placed))
+
+        laid_out = map_ops(module, place)
+        if not end:
+            return module
+        if end > self.columns:
+            raise ScheduleError(
+                "the schedule needs more tensor memory than a CTA has",
+                where=f"module @{module.name}",
+                got=f"{end} columns",
+                need=f"at most {self.columns}",
+                fix="use fewer accumulators or a narrower tile",
+            )
+        return laid_out.with_attrs(tmem_columns=self.allocated(end))
+
+    def allocated(self, needed: int) -> int:
+        """Columns to allocate for ``needed``: the next power of two."""
+        return max(self.least, 1 << (needed - 1).bit_length())

@@ -1,0 +1,250 @@
+"""Verifying kernels without a GPU: quantised random inputs, the emulator, an FP32 reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gemmgen.emulator.plan import emulate_plan
+from gemmgen.emulator.report import Report
+from gemmgen.errors import ArgumentError
+from gemmgen.kernel import Kernel
+from gemmgen.plan import Variant
+from gemmgen.quantization import QuantizedTensor, quantize
+from gemmgen.reference import gemm_reference, relative_difference
+from gemmgen.runtime.dtypes import TORCH_NAMES, numpy_dtype
+from gemmgen.runtime.tensors import is_torch_tensor
+from gemmgen.spec import GemmSpec, Operand
+from gemmgen.spec.vocabulary import DYNAMIC
+
+SCHEDULES = ("fifo", "random", "adversarial")
+DEFAULT_DIMS = {"M": 72, "N": 200, "K": 464}
+"""A problem with a tail in every dimension, for dimensions that nobody gives."""
+DEFAULT_SMS = 4
+"""SMs that the emulated grid is made for: few, so that a CTA visits several tiles."""
+TOLERANCE = 5e-6
+TOLERANCE_WITHOUT_PROMOTION = 1e-2
+PITCH_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Check:
+    """One emulated launch.
+
+    Attributes:
+        report: what the emulator found.
+        difference: ``1 - 2<x, y> / (|x|² + |y|²)`` against the FP32 reference.
+        tolerance: what the difference must stay below.
+    """
+
+    report: Report
+    difference: float
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        """The values are right and nothing was found; False for NaN."""
+        return self.report.ok and self.difference < self.tolerance
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "ok": self.ok, "schedule": self.report.schedule, "seed": self.report.seed, "difference": self.difference,
+            "tolerance": self.tolerance, "completed": self.report.completed,
+            "instructions": self.report.instructions, "findings": [f.as_dict() for f in self.report.findings],
+        }  # fmt: skip
+
+
+@dataclass
+class Verification:
+    """Every check of one kernel.
+
+    Attributes:
+        spec: what was verified, N and K fixed.
+        m: rows of the problem.
+        target: architecture.
+        variant: the kernel of the plan that serves the problem.
+        checks: one per seed and schedule.
+    """
+
+    spec: GemmSpec
+    m: int
+    target: str
+    variant: Variant
+    checks: list[Check] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """At least one check ran, and all passed."""
+        return bool(self.checks) and all(check.ok for check in self.checks)
+
+
+def emulate_call(
+    kernel: Kernel,
+    a: Any,
+    sa: Any,
+    b: Any,
+    sb: Any,
+    *,
+    seed: int = 0,
+    schedule: str = "fifo",
+    numerics: str = "hardware",
+    num_sms: int = DEFAULT_SMS,
+) -> tuple[np.ndarray, Report]:
+    """Run a kernel's PTX on the emulator, with the operands of a call.
+
+    Args:
+        kernel: the compiled spec.
+        a: ``[M, K]``, NumPy or torch on the CPU.
+        sa: its scales, or None.
+        b: ``[N, K]``.
+        sb: its scales, or None.
+        seed: of the emulator's scheduler.
+        schedule: ``fifo``, ``random`` or ``adversarial``.
+        numerics: ``hardware`` or ``fp32``.
+        num_sms: SMs that the grid is made for.
+
+    Returns:
+        D, ``[M, N]``, and the report.
+
+    Raises:
+        ArgumentError: an operand is missing or has another shape.
+        EmulationError: the kernel uses something the emulator does not know.
+    """
+    given = {"a": a, "sa": sa, "b": b, "sb": sb}
+    arrays = {name: _as_numpy(name, value) for name, value in given.items() if value is not None}
+    (m, k), n = arrays["a"].shape, arrays["b"].shape[0]
+    if arrays["b"].shape[1] != k:
+        raise ArgumentError("K differs", where="b", got=arrays["b"].shape[1], need=f"{k}, as in a",
+                            fix="pass b as [N, K]")  # fmt: skip
+    dtype = numpy_dtype(kernel.spec.operands.d.dtype)
+    pitch = -(-n * dtype.itemsize // PITCH_BYTES) * PITCH_BYTES // dtype.itemsize
+    out = np.zeros((m, pitch), dtype)[:, :n]
+    if m == 0 or n == 0 or k == 0:
+        return out, Report(completed=True, seed=seed, schedule=schedule)
+    variant = kernel.plan(N=n, K=k, scale_copy=_scale_copy(arrays.get("sa"))).variant_for(m)
+    binary = variant.binary(kernel.strict)
+    report = emulate_plan(binary.launch, binary.ptx, {**arrays, "d": out}, (m, n, k), seed=seed, schedule=schedule,
+                          numerics=numerics, num_sms=num_sms, source=binary.source)  # fmt: skip
+    return out, report
+
+
+def verify(
+    spec: GemmSpec,
+    m: int,
+    target: str,
+    *,
+    seeds: int = 1,
+    first_seed: int = 0,
+    schedules: Sequence[str] = SCHEDULES,
+    numerics: str = "hardware",
+    num_sms: int = DEFAULT_SMS,
+    scale_layout: str = "mn",
+) -> Iterator[Verification]:
+    """Verify the kernel that serves a problem; yields the verification after every check, for progress.
+
+    Args:
+        spec: N and K fixed.
+        m: rows of the problem.
+        target: architecture.
+        seeds: launches per schedule, each seed with fresh inputs.
+        first_seed: the first of the seeds.
+        schedules: the emulator's schedulers.
+        numerics: ``hardware`` or ``fp32``.
+        num_sms: SMs that the grid is made for.
+        scale_layout: ``mn`` or ``k``, the order of row scales; they reach the kernel in different ways.
+    """
+    kernel = Kernel(spec, target)
+    n, k = (int(spec.problem.dims[name]) for name in ("N", "K"))
+    (_, sa), _ = random_operands(spec, (m, n, k), 0, scale_layout)
+    done = Verification(spec, m, target, kernel.plan(scale_copy=_scale_copy(sa)).variant_for(m))
+    promoted = spec.operands.a.scale is None or spec.accumulate.promote_every is not None
+    tolerance = TOLERANCE if promoted else TOLERANCE_WITHOUT_PROMOTION
+    for seed in range(first_seed, first_seed + seeds):
+        (a, sa), (b, sb) = random_operands(spec, (m, n, k), seed, scale_layout)
+        expected = gemm_reference(_dequantized(a, sa, spec.operands.a), _dequantized(b, sb, spec.operands.b))
+        for schedule in schedules:
+            found, report = emulate_call(kernel, a, sa, b, sb, seed=seed, schedule=schedule, numerics=numerics,
+                                         num_sms=num_sms)  # fmt: skip
+            done.checks.append(Check(report, relative_difference(found.astype(np.float32), expected), tolerance))
+            yield done
+
+
+def with_default_dims(spec: GemmSpec, given: Mapping[str, int]) -> dict[str, int]:
+    """The dimensions given, and a small problem with a tail in each for those still dynamic."""
+    free = {name: DEFAULT_DIMS[name] for name, size in spec.problem.dims.items() if size == DYNAMIC}
+    return {**free, **given}
+
+
+def random_operands(
+    spec: GemmSpec,
+    sizes: tuple[int, int, int],
+    seed: int,
+    scale_layout: str = "mn",
+    change: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> tuple[tuple[np.ndarray, np.ndarray | None], tuple[np.ndarray, np.ndarray | None]]:
+    """Random A and B as the spec stores them, each with its scales.
+
+    Args:
+        spec: says element types and scale blocks.
+        sizes: M, N and K.
+        seed: of NumPy's generator.
+        scale_layout: ``mn`` or ``k``, the order of scales.
+        change: applied to the normally distributed f32 values before they are quantised.
+    """
+    m, n, k = sizes
+    generator = np.random.default_rng(seed)
+    made = []
+    for operand, rows in ((spec.operands.a, m), (spec.operands.b, n)):
+        values = generator.standard_normal((rows, k), np.float32)
+        values = change(values) if change else values
+        if operand.scale is None:
+            made.append((_aligned_rows(values.astype(numpy_dtype(operand.dtype))), None))
+            continue
+        quantized = quantize(values, operand.scale.block_extents(rows, k), operand.dtype, scale_major=scale_layout)
+        made.append((_aligned_rows(quantized.data), quantized.scale))
+    return made[0], made[1]
+
+
+def _aligned_rows(array: np.ndarray) -> np.ndarray:
+    """A copy whose rows lie a multiple of 16 bytes apart, as TMA needs."""
+    rows, cols = array.shape
+    pitch = -(-cols * array.itemsize // PITCH_BYTES) * PITCH_BYTES // array.itemsize
+    padded = np.zeros((rows, pitch), array.dtype)[:, :cols]
+    padded[...] = array
+    return padded
+
+
+def _dequantized(data: np.ndarray, scale: np.ndarray | None, operand: Operand) -> Any:
+    if scale is None or operand.scale is None:
+        return data
+    return QuantizedTensor(data, scale, operand.scale.block_extents(*data.shape), operand.dtype, "mn")
+
+
+def _scale_copy(scale: np.ndarray | None) -> str:
+    """How a kernel takes these row scales, see ``Schedule.scale_copy``."""
+    if scale is None:
+        return "bulk"
+    (rows, columns), (row_bytes, column_bytes) = scale.shape, scale.strides
+    adjacent = rows == 1 or row_bytes == scale.itemsize
+    return "bulk" if adjacent and (columns == 1 or column_bytes % PITCH_BYTES == 0) else "lanes"
+
+
+def _as_numpy(name: str, value: Any) -> np.ndarray:
+    """A NumPy view of an operand on the CPU."""
+    if isinstance(value, np.ndarray):
+        return value
+    if not is_torch_tensor(value) or value.device.type != "cpu":
+        raise ArgumentError("the emulator runs on the CPU", where=name, got=type(value).__name__,
+                            need="a NumPy array or a torch tensor on the CPU", fix=f"pass {name}.cpu()")  # fmt: skip
+    dtype = TORCH_NAMES[str(value.dtype)]
+    return value.view(_bits_dtype(value.element_size())).numpy().view(numpy_dtype(dtype))
+
+
+def _bits_dtype(size: int) -> Any:
+    import torch
+
+    return {1: torch.uint8, 2: torch.int16, 4: torch.int32}[size]

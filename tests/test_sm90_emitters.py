@@ -1,0 +1,311 @@
+"""Emitters: the CUDA of single ops. Each is taken from a real kernel and rendered alone."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+from ir_texts import CASES, TARGET, built, schedule_of
+
+from gemmgen import compiler
+from gemmgen.backends.sm90 import names
+from gemmgen.backends.sm90.ops import TileLoopOp, TmaLoadOp, WaitOp, WarpsOp
+from gemmgen.backends.sm90.source import emit_cuda
+from gemmgen.emit.emission import Emission, find_emitter
+from gemmgen.emit.renderer import render
+from gemmgen.errors import IRError
+from gemmgen.ir import Module, Op, Value
+from gemmgen.ir.dims import ceildiv, dim_symbol
+from gemmgen.ir.rewrite import walk
+from gemmgen.ir.types import E2M1, INDEX, gmem
+
+
+@cache
+def module_of(case: str) -> Module:
+    """The target-level module of a case; ``-lanes`` at its end has lanes copy all scales."""
+    name, _, lanes = case.partition("-")
+    if not lanes:
+        return built(name).result.module
+    return compiler.build(CASES[name], TARGET, schedule_of(name).replace(scale_copy=lanes)).result.module
+
+
+def op_of(case: str, name: str, nth: int = 0) -> Op:
+    return [op for op in walk(module_of(case)) if f"sm90.{name}" == op.NAME][nth]
+
+
+def emission(case: str, op: Op) -> Emission:
+    return find_emitter(op, "sm90")(op, module_of(case))
+
+
+def text_of(case: str, name: str, nth: int = 0) -> str:
+    """One op rendered alone; ``BODY`` stands for the text of its region."""
+    op = op_of(case, name, nth)
+    found = emission(case, op)
+    body = {"body": "BODY"} if op.all_regions else {}
+    return render(f"sm90/{found.template}", {**found.fields, **body, "op_name": op.NAME})
+
+
+@pytest.mark.parametrize(
+    ("case", "name", "nth", "parts"),
+    [
+        ("plain", "barriers", 0, ("const uint32_t full = smem + kOffsetFull;", "2 arrivals and all expected bytes")),
+        (
+            "plain",
+            "init_barriers",
+            0,
+            (
+                "stage < 5; ++stage) mbarrier_init(full + 8 * stage, 2);",
+                "mbarrier_init(empty + 8 * stage, 8);",
+                "fence_barrier_init();",
+            ),
+        ),
+        ("plain", "sync", 0, ("__syncthreads();",)),
+        ("cluster", "sync", 0, ("cluster_sync();",)),
+        ("rowwise", "grid_wait", 0, ("grid_dependency_wait();",)),
+        ("rowwise", "grid_launch", 0, ("grid_dependency_launch();",)),
+        ("plain", "dispatch", 0, ("BODY",)),
+        ("plain", "warps", 0, ("if (warp < 8) {", "---- math: warps 0 to 7")),
+        ("plain", "warps", 1, ("if (warp >= 8 && warp <= 11) {", "warps 8 to 11")),
+        ("plain", "warps", 2, ("if (warp == 8 && elect_one()) {", "---- load: one thread of warp 8")),
+        ("plain", "warps", 3, ("if (warp == 9) {", "---- scales: warp 9")),
+        ("plain", "set_registers", 0, ("take_registers<232>();",)),
+        ("plain", "set_registers", 1, ("give_registers<40>();",)),
+        ("plain", "cursor", 0, ("RingCursor cursor;",)),
+        ("plain", "advance", 0, ("cursor.advance<5>();",)),
+        (
+            "plain",
+            "tile_loop",
+            0,
+            (
+                "tiles_m = (M + 127u) / 128u, tiles_n = (4096u + 127u) / 128u;",
+                "tile += gridDim.x)",
+                "m0 = position.along * 128, n0 = position.across * 128;",
+                "rasterize<8>",
+            ),
+        ),
+        (
+            "cluster",
+            "tile_loop",
+            0,
+            (
+                "tiles_m = (M + 511u) / 512u",
+                "uint32_t tile = blockIdx.x / 2;",
+                "tile += gridDim.x / 2",
+                "m0 = (position.along * 2 + rank) * 256",
+            ),
+        ),
+        ("plain", "k_loop", 0, ("for (uint32_t k0 = 0; k0 < 7168u; k0 += 128) {",)),
+        (
+            "split_k_swapped",
+            "k_loop",
+            0,
+            (
+                "const uint32_t k_blocks = (7168u + 127u) / 128u;",
+                "k_end = k_blocks * (rank + 1) / 4 * 128;",
+                "k0 = k_blocks * rank / 4 * 128;",
+            ),
+        ),
+        ("plain", "wait", 0, ("mbarrier_wait(full + 8 * cursor.stage, cursor.phase);", "until the stage is loaded")),
+        ("plain", "wait", 1, ("mbarrier_wait(empty + 8 * cursor_1.stage, cursor_1.phase ^ 1);",)),
+        ("plain", "expect", 0, ("mbarrier_expect(full + 8 * cursor_1.stage, 33280);",)),
+        (
+            "plain",
+            "tma_load",
+            0,
+            (
+                "tma_load(smem + kOffsetA + cursor_1.stage * kStageBytesA, &tma_a, "
+                "full + 8 * cursor_1.stage, k0_1, m0_1);",
+            ),
+        ),
+        (
+            "cluster",
+            "tma_load",
+            1,
+            ("tma_load_multicast(", "+ rank * 8192, &tma_b,", "n0_1 + rank * 64, 0x3);", "64 rows of b"),
+        ),
+        ("plain", "tma_load_scales", 0, ("&tma_sa,", "m0_1")),
+        (
+            "plain-lanes",
+            "copy_scales",
+            0,
+            (
+                "for (uint32_t i = lane; i < 128; i += 32)",
+                "block < M;",
+                "block * sa_stride_row + k0_2 / 128 * sa_stride_col",
+            ),
+        ),
+        ("ragged", "copy_scales", 0, ("i < 2;", "n0_2 / 128 + i", "block < 2u")),
+        ("plain-lanes", "copy_arrive", 0, ("copy_async_arrive(full + 8 * cursor_2.stage);",)),
+        ("plain", "copy_arrive", 0, ("if (lane < 1) copy_async_arrive(full + 8 * cursor_2.stage);",)),
+        ("plain", "release", 0, ("__syncwarp();", "if (lane == 0) mbarrier_arrive(empty + 8 * cursor.stage);")),
+        ("cluster", "release", 0, ("if (lane < 2) mbarrier_arrive_cluster(empty + 8 * cursor.stage, lane);",)),
+        ("plain", "thread_position", 0, ("row = warp % 4 * 16 + lane / 4;", "quad = lane % 4;")),
+        ("plain", "zero", 0, ("float sum[64] = {};",)),
+        (
+            "plain",
+            "wgmma",
+            0,
+            (
+                "wgmma_start_m64n128k32_e4m3_e4m3(part, desc_a, desc_b);",
+                "desc_a + 2, desc_b + 2",
+                "desc_a + 6, desc_b + 6",
+                "+ warpgroup * 64 * 128);",
+                "wgmma_commit();",
+            ),
+        ),
+        ("cluster", "wgmma", 1, ("(warpgroup * 2 + 1) * 64 * 128",)),
+        ("no_promotion", "wgmma", 0, ("wgmma_add_m64n128k32_e4m3_e4m3(sum, desc_a, desc_b);",)),
+        ("plain", "wgmma_wait", 0, ("wgmma_wait<0>(part);",)),
+        ("plain", "row_scales", 0, ("load_shared(row_scale_at)", "load_shared(row_scale_at + 32)")),
+        ("swapped", "column_scales", 0, ("float2 col_scale[3];", "+ 32 * group + 8 * quad")),
+        (
+            "ragged",
+            "block_scales",
+            0,
+            (
+                "block_scale[] = {load_shared(",
+                "* kStageBytesSb + 4)}",
+            ),
+        ),
+        (
+            "plain",
+            "promote_rows",
+            0,
+            ("group < 16;", "float low = row_scale[0] * block_scale[0]", "fmaf(part[4 * group + 3]"),
+        ),
+        ("ragged", "promote_rows", 0, ("if (n0 % 128 + 8 * group >= 128) {", "low = row_scale[0] * block_scale[1];")),
+        ("swapped", "promote_columns", 0, ("group < 3;", "block_scale[0] * col_scale[group].x")),
+        ("rowwise", "add_part", 0, ("sum[i] += part[i];",)),
+        (
+            "rowwise",
+            "scale",
+            0,
+            ("load_scale(sa, m0 + warpgroup * 64 + row, sa_stride_row, M)", "load_scale(sb, column, "),
+        ),
+        ("plain", "staging_wait", 0, ("tma_store_wait_read();", "named_barrier_sync(1 + warpgroup, 128);")),
+        ("plain", "staging_publish", 0, ("fence_async_shared();",)),
+        ("plain", "store_rows", 0, ("group < 8;", "stmatrix_4(", "pack_bf16(sum[8 * group + 0]", ">> 7 & 7")),
+        ("ragged", "store_rows", 0, ("16 * group / 32 * 4096", ">> 7 & 3")),
+        (
+            "swapped",
+            "store_columns",
+            0,
+            ("stmatrix_4_transposed(", "pair < 1;", "stmatrix_2_transposed(", "8 * 2 + lane % 8"),
+        ),
+        (
+            "plain",
+            "tma_store",
+            0,
+            (
+                "tma_store(&tma_d, smem + kOffsetStaging + warpgroup * 16384, n0, m0 + warpgroup * 64);",
+                "warpgroup * 16384 + 8192, n0 + 64,",
+            ),
+        ),
+        ("swapped", "tma_store", 0, ("n0 + warpgroup * 64, m0);",)),
+        ("plain", "store_commit", 0, ("tma_store_commit();",)),
+        ("plain", "store_drain", 0, ("tma_store_drain();",)),
+        ("split_k_swapped", "group_sync", 0, ("named_barrier_sync(2, 128);",)),
+        ("split_k_swapped", "write_partial", 0, ("i < 16;", "element_row * 1 + element_col * 68")),
+        (
+            "split_k_swapped",
+            "meet",
+            0,
+            ("if (threadIdx.x < 4) mbarrier_signal_cluster(met, threadIdx.x);", "mbarrier_wait_cluster(met, 0);"),
+        ),
+        (
+            "split_k_swapped",
+            "reduce_store",
+            0,
+            ("i < 512; i += 4 * 128", "peer < 4;", "if (m0 + element_row < M)", "576u"),
+        ),
+        ("direct_store", "store_direct", 0, ("i < 32;", "< 100u", "d[m * d_stride_row + n]")),
+    ],
+)
+def test_text(case: str, name: str, nth: int, parts: tuple[str, ...]):
+    text = text_of(case, name, nth)
+    for part in parts:
+        assert part in text, text
+    assert f"[sm90.{name}]" in text or name in ("dispatch",), "the comment names the op that the lines come from"
+
+
+def test_every_op_of_the_kernels_is_rendered_above():
+    """The table is complete: no op of any case lacks a row."""
+    rows = {row[1] for row in test_text.pytestmark[0].args[1]}
+    cases = [module_of(case) for case in (*CASES, "plain-lanes")]
+    assert {op.NAME.removeprefix("sm90.") for module in cases for op in walk(module)} == rows
+
+
+def test_helpers_are_what_the_text_calls():
+    found = emission("cluster", op_of("cluster", "tma_load", 1))
+    assert [helper.template for helper in found.helpers] == ["tma_load_multicast"]
+    found = emission("plain", op_of("plain", "wgmma"))
+    fields = {helper.template: dict(helper.fields) for helper in found.helpers}
+    assert set(fields) == {"wgmma_sync", "wgmma_descriptor", "wgmma_start", "wgmma_add"}
+    assert fields["wgmma_start"]["count"] == 64
+
+
+def test_every_called_function_is_defined():
+    for case in CASES:
+        source = built(case).source
+        body = source[source.index('extern "C"') :]
+        for name in (
+            "mbarrier_wait",
+            "tma_load",
+            "tma_store",
+            "stmatrix_4",
+            "wgmma_wait",
+            "cluster_sync",
+            "load_scale",
+        ):
+            if f" {name}(" in body or f" {name}<" in body:
+                assert f" {name}(" in source[: source.index('extern "C"')], (case, name)
+
+
+def test_raster_along_n_turns_the_axes():
+    op = op_of("plain", "tile_loop")
+    assert isinstance(op, TileLoopOp)
+    fields = emission("plain", op.replace(raster_along="n")).fields
+    assert (fields["along"], fields["across"], fields["index_m"]) == ("tiles_n", "tiles_m", "position.across")
+
+
+def test_names():
+    at = Value("cursor", INDEX)
+    assert names.offset("full") == "kOffsetFull"
+    assert names.stage_bytes("row_scales") == "kStageBytesRowScales"
+    assert names.stage_address("a", at) == "smem + kOffsetA + cursor.stage * kStageBytesA"
+    assert names.barrier(Value("full", INDEX), at) == "full + 8 * cursor.stage"
+    assert (names.wave_rows(1, 0), names.wave_rows(2, 1)) == ("warpgroup * 64", "(warpgroup * 2 + 1) * 64")
+    assert (names.wave_index(1, 0), names.wave_index(2, 1)) == ("warpgroup", "(warpgroup * 2 + 1)")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(7168, "7168u"), (dim_symbol("M"), "M"), (ceildiv(dim_symbol("M"), 128), "((M + 127) / 128)")]
+)
+def test_dimensions(value: object, text: str):
+    assert names.dim(value).replace("u", "") == text.replace("u", "")  # type: ignore[arg-type]
+
+
+def test_only_known_parameters():
+    module = module_of("plain")
+    odd = module.replace(args=(*module.args, Value("x", gmem(E2M1, 8))))
+    with pytest.raises((IRError, KeyError)):
+        emit_cuda(odd)
+
+
+def test_source_reads_well():
+    """Named constants, a comment per role, an op's name on every statement, no includes, short lines."""
+    for case in CASES:
+        source = built(case).source
+        assert "#include" not in source
+        assert "constexpr uint32_t kOffsetA = " in source
+        assert "// ---- math: " in source
+        assert "// ---- load: " in source
+        lines = [line for line in source.splitlines() if '"' not in line and "__grid_constant__" not in line]
+        assert max(len(line.split("//")[0]) for line in lines) <= 180, max(lines, key=len)
+        assert not any(line != line.rstrip() for line in source.splitlines()), case
+
+
+def test_ops_are_of_known_kinds():
+    assert isinstance(op_of("plain", "warps"), WarpsOp)
+    assert isinstance(op_of("plain", "wait"), WaitOp)
+    assert isinstance(op_of("plain", "tma_load"), TmaLoadOp)

@@ -1,0 +1,297 @@
+"""Lowering to Hopper: what each async op becomes, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+from ir_texts import ASYNC, PROMOTED, edited, opt, refused
+
+from gemmgen.backends.sm90.ops import Area, Launch, TensorMap
+from gemmgen.errors import GemmgenError, ScheduleError
+from gemmgen.ir import Module, parse_module
+
+ROLES = "epilogue-staging,warp-specialization"
+LOWER = "shared-memory-allocation,lower-sm90"
+LANES = opt(ASYNC, f"{ROLES},{LOWER}")
+BULK = opt(PROMOTED, f"pipelining{{stages=3}},{ROLES},{LOWER}")
+REGISTERS = opt(ASYNC, f"{ROLES},register-reallocation{{producer=40,math=232}},{LOWER}")
+CLUSTER = opt(PROMOTED, f"pipelining,epilogue-staging,cluster-multicast{{cluster=[2, 1]}},warp-specialization,{LOWER}")
+SPLIT = opt(PROMOTED, f"split-k{{parts=2}},pipelining{{stages=3}},{ROLES},{LOWER}")
+SWAPPED = opt(PROMOTED, f"swap-operands,pipelining,epilogue-staging,warp-specialization{{math_warpgroups=1}},{LOWER}")
+ALONE = opt(ASYNC, "epilogue-staging,shared-memory-allocation,lower-sm90{warpgroups=2}")
+
+
+def lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines()[1:]]
+
+
+def section(text: str, label: str) -> list[str]:
+    """The lines of the branch that one role's warps run, without those of branches inside."""
+    rows = text.splitlines()
+    start = next(index for index, row in enumerate(rows) if f'sm90.warps() {{label="{label}"' in row)
+    depth = len(rows[start]) - len(rows[start].lstrip())
+    end = next(index for index in range(start + 1, len(rows)) if rows[index] == " " * depth + "}")
+    return [row.strip() for row in rows[start : end + 1]]
+
+
+def names(rows: list[str]) -> list[str]:
+    """The ops of some lines, without their dialect."""
+    return [row.split(" = ")[-1].split("(")[0].removeprefix("sm90.") for row in rows if "sm90." in row]
+
+
+def ordered(rows: list[str], *wanted: str) -> bool:
+    """Whether ops of these names follow each other in this order, others between them or not."""
+    rest = iter(names(rows))
+    return all(name in rest for name in wanted)
+
+
+def launch(text: str) -> Launch:
+    return parse_module(text).record(Launch)
+
+
+def areas(module: Module) -> dict[str, Area]:
+    return {area.name: area for area in module.attr("areas")}
+
+
+def test_barriers_are_made_counted_and_shown_to_all():
+    assert lines(LANES)[:4] == [
+        '%full = sm90.barriers() {area="full", arrivals=33} : barrier<3>',
+        '%empty = sm90.barriers() {area="empty", arrivals=8} : barrier<3>',
+        "sm90.init_barriers(barriers=[%full, %empty])",
+        'sm90.sync() {scope="cta"}',
+    ]
+    assert '%full = sm90.barriers() {area="full", arrivals=2} : barrier<3>' in BULK
+
+
+def test_roles_become_warps_in_order():
+    rows = [row for row in lines(LANES) if row.startswith("sm90.warps")]
+    assert rows == [
+        'sm90.warps() {label="math", first=0, count=8} do {',
+        'sm90.warps() {label="load", first=8, count=1, elect=true} do {',
+        'sm90.warps() {label="scales", first=9, count=1} do {',
+    ]
+    assert launch(LANES).threads == 320
+
+
+def test_roles_that_trade_registers_stand_in_one_warpgroup():
+    rows = [row for row in lines(REGISTERS) if row.startswith(("sm90.warps", "sm90.set_registers"))]
+    assert rows == [
+        'sm90.warps() {label="math", first=0, count=8} do {',
+        "sm90.set_registers() {count=232, grow=true}",
+        'sm90.warps() {label="load and scales", first=8, count=4} do {',
+        "sm90.set_registers() {count=40, grow=false}",
+        'sm90.warps() {label="load", first=8, count=1, elect=true} do {',
+        'sm90.warps() {label="scales", first=9, count=1} do {',
+    ]
+    assert launch(REGISTERS).threads == 384
+
+
+def test_a_loading_step():
+    step = names(section(LANES, "load"))
+    assert step == ["warps", "cursor", "tile_loop", "k_loop", "wait", "expect", "tma_load", "tma_load", "advance"]
+    rows = section(LANES, "load")
+    assert "sm90.expect(barriers=%full, cursor=%cursor_1) {transfer_bytes=24576}" in rows
+    assert (
+        "sm90.tma_load(map=%tma_a, barriers=%full, cursor=%cursor_1, row=%m0_1, col=%k0_1) "
+        '{area="a", rows=128, row_bytes=128}'
+    ) in rows
+    assert "sm90.wait(barriers=%empty, cursor=%cursor_1) {flip=true}" in rows
+
+
+def test_row_scales_by_bulk_copy_count_as_bytes():
+    rows = section(BULK, "load")
+    assert "sm90.expect(barriers=%full, cursor=%cursor_1) {transfer_bytes=25088}" in rows
+    assert (
+        'sm90.tma_load_scales(map=%tma_sa, barriers=%full, cursor=%cursor_1, row=%m0_1, col=%k0_1) {area="sa", '
+        "count=128, block=[1, 128]}"
+    ) in rows
+    found = {tensor_map.arg: tensor_map for tensor_map in parse_module(BULK).attr("maps")}
+    assert found["tma_sa"] == TensorMap("tma_sa", "sa", "f32", (128, 1), "none", transposed=True)
+    assert found["tma_a"] == TensorMap("tma_a", "a", "e4m3", (128, 128), "128B")
+
+
+def test_scales_by_lanes():
+    assert names(section(LANES, "scales")) == [
+        "warps",
+        "cursor",
+        "tile_loop",
+        "k_loop",
+        "wait",
+        "copy_scales",
+        "copy_scales",
+        "copy_arrive",
+        "advance",
+    ]
+    assert "sm90.copy_arrive(barriers=%full, cursor=%cursor_2) {lanes=32}" in LANES
+    assert "sm90.copy_arrive(barriers=%full, cursor=%cursor_2) {lanes=1}" in BULK
+
+
+def test_a_multiplying_step_releases_after_the_last_product():
+    rows = section(LANES, "math")
+    assert ordered(rows, "k_loop", "wait", "wgmma", "wgmma_wait", "release", "promote_rows", "advance")
+    two_waves = opt(ASYNC, f"epilogue-staging,warp-specialization{{math_warpgroups=1}},{LOWER}")
+    rows = section(two_waves, "math")
+    assert ordered(rows, "wgmma", "wgmma_wait", "promote_rows", "wgmma", "wgmma_wait", "release", "promote_rows")
+    assert names(rows).count("release") == 1
+    assert [row for row in rows if "sm90.zero" in row] == [
+        f"%{name} = sm90.zero() : frag<f32, [64, 64]>" for name in ("sum", "sum_1", "part")
+    ]
+
+
+def test_a_tile_leaves_in_the_background():
+    rows = section(LANES, "math")
+    assert ordered(rows, "staging_wait", "store_rows", "staging_publish", "tma_store", "store_commit", "store_drain")
+
+
+def test_a_transposed_tile_leaves_as_columns():
+    rows = section(SWAPPED, "math")
+    assert ordered(rows, "wgmma", "promote_columns", "staging_wait", "store_columns", "tma_store")
+    assert "box=[128, 64], slabs=1, waves=1, wave=0, transposed=true}" in SWAPPED
+    assert 'sm90.wgmma(part=%part, cursor=%cursor) {a="b", b="a"' in SWAPPED
+
+
+def test_a_shared_box_is_loaded_in_parts():
+    assert 'area="b", rows=64, row_bytes=128, multicast=2}' in CLUSTER
+    found = {tensor_map.arg: tensor_map.box for tensor_map in parse_module(CLUSTER).attr("maps")}
+    assert (found["tma_a"], found["tma_b"]) == ((128, 128), (128, 32))
+    assert "sm90.release(barriers=%empty, cursor=%cursor) {cluster=2}" in CLUSTER
+    assert 'area="empty", arrivals=16}' in CLUSTER
+    assert lines(CLUSTER).count('sm90.sync() {scope="cluster"}') == 2
+    assert (launch(CLUSTER).cluster, launch(CLUSTER).tile, launch(CLUSTER).ctas_per_tile) == (2, (256, 64), 2)
+
+
+def test_partial_sums_meet():
+    rows = section(SPLIT, "math")
+    assert ordered(rows, "k_loop", "group_sync", "write_partial", "group_sync", "meet", "reduce_store")
+    assert "sm90.meet(barriers=%met) {parts=2}" in rows
+    assert "staging" not in SPLIT
+    assert (launch(SPLIT).cluster, launch(SPLIT).ctas_per_tile, launch(SPLIT).persistent) == (2, 2, False)
+    found = areas(parse_module(SPLIT))
+    assert found["exchange"] == Area("exchange", 0, 128 * 72 * 4)
+    assert found["met"].offset >= found["exchange"].offset + found["exchange"].stage_bytes
+
+
+def test_without_roles_all_warps_do_everything():
+    rows = section(ALONE, "all")
+    assert rows[0] == 'sm90.warps() {label="all", first=0, count=8} do {'
+    assert 'sm90.warps() {label="load", first=0, count=1, elect=true} do {' in rows
+    assert 'sm90.warps() {label="scales", first=1, count=1} do {' in rows
+    assert names(rows).count("cursor") == names(rows).count("advance") == 1
+    assert launch(ALONE).threads == 256
+
+
+def test_areas_are_the_allocations():
+    found = areas(parse_module(LANES))
+    assert found["a"] == Area("a", 0, 16384, 3)
+    assert found["staging"] == Area("staging", 73728, 16384)
+    assert found["full"] == Area("full", 91696, 8, 3)
+    assert found["empty"] == Area("empty", 91720, 8, 3)
+    assert launch(LANES).smem_bytes == 91744
+
+
+def test_parameters_are_maps_then_pointers_and_strides_then_dimensions():
+    args = [f"{value}: {value.type}" for value in parse_module(LANES).args]
+    assert args[:3] == ["%tma_d: map", "%tma_a: map", "%tma_b: map"]
+    assert args[3:6] == ["%sa: gmem<f32, [M, 2]>", "%sa_stride_row: i64", "%sa_stride_col: i64"]
+    assert args[-1] == "%M: i32"
+
+
+def test_ops_keep_their_place_in_the_source():
+    module = parse_module(opt(ASYNC, f"{ROLES},shared-memory-allocation"), "from.ir")
+    from gemmgen.backends.sm90.lowering import LowerSm90Pass
+    from gemmgen.ir.rewrite import walk
+
+    origins = {op.NAME: str(op.origin) for op in walk(LowerSm90Pass().apply(module))}
+    assert origins["sm90.tma_load"].startswith("from.ir:")
+    assert origins["sm90.wgmma"].startswith("from.ir:")
+
+
+def test_dependent_launches_wait_and_permit():
+    text = opt(ASYNC, f"{ROLES},shared-memory-allocation,lower-sm90{{pdl=true}}")
+    assert ordered(lines(text), "sync", "grid_wait", "dispatch", "grid_launch")
+    assert launch(text).pdl
+    assert "grid_wait" not in LANES
+
+
+MORE = "      %more = tile.mma(a=%at, b=%bt) : frag<f32, [128, 64]>\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "passes", "parts"),
+    [
+        ((), "lower-sm90", ("lowering needs one ring that has its place", "run pipelining and shared-memory")),
+        (
+            (
+                ("row_scale=%sat, col_scale=%sbt", "row_scale=%sat, col_scale=%sat"),
+                ("{col_block=128}", "{row_block=1}"),
+            ),
+            f"{ROLES},{LOWER}",
+            ("sm_90a cannot promote with these scale blocks yet", "1 rows, 1 columns"),
+        ),
+        (
+            (('{expression="acc"}', '{expression="acc * 2"}'),),
+            f"{ROLES},{LOWER}",
+            ("sm_90a's epilogue", "acc * 2 as bf16"),
+        ),
+        (
+            (("      %part = tile.mma(a=%at, b=%bt)", "      %part = tile.mma(a=%at, b=%bt, acc=%acc)"),),
+            f"{ROLES},{LOWER}",
+            ("a step of K on sm_90a", "got: async.wait, tile.mma, tile.promote, async.release", "fix: run promotion"),
+        ),
+        (
+            (("      %part = tile.mma", MORE + "      %part = tile.mma"),),
+            f"{ROLES},{LOWER}",
+            ("a step of K on sm_90a", "tile.mma, tile.mma"),
+        ),
+        ((("    %out =", "    %rest = tile.scaled_again(x=%sum)\n    %out ="),), "", ("unknown op",)),
+    ],
+)
+def test_refusals(changes: tuple[tuple[str, str], ...], passes: str, parts: tuple[str, ...]):
+    refused(edited(ASYNC, *changes), *parts, passes=passes)
+
+
+def test_shares_are_whole_swizzle_atoms():
+    """64 rows of B over 4 CTAs are 16 each; over 16 they would be 4, half an atom."""
+    refused(
+        ASYNC,
+        "a multicast box is split into equal shares of whole swizzle atoms",
+        "64 rows over 16 CTAs",
+        "a multiple of 128",
+        passes=f"epilogue-staging,cluster-multicast{{cluster=[16, 1]}},{LOWER}",
+    )
+
+
+def test_steps_of_k_are_one_swizzle_span():
+    text = ASYNC.replace(", 128]>, engine=bulk", ", 64]>, engine=bulk")
+    text = text.replace("smem<e4m3, [128, 128]>", "smem<e4m3, [128, 64]>").replace(
+        "smem<e4m3, [64, 128]>", "smem<e4m3, [64, 64]>"
+    )
+    refused(text, "a K step is one swizzle span wide", "got: 64 bytes", "need: 128", passes=f"{ROLES},{LOWER}")
+
+
+def test_tiles_that_wgmma_cannot_make():
+    with pytest.raises(ScheduleError, match="wgmma multiplies 64 rows per warpgroup"):
+        opt(ASYNC, f"epilogue-staging,warp-specialization{{math_warpgroups=3}},{LOWER}")
+
+
+def test_two_boxes_of_one_operand_are_refused():
+    """One tensor map per operand: a second load of A with another box would need another."""
+    text = edited(
+        ASYNC,
+        (
+            'async.load(ring=%ring, source=%b, row=%n0, col=%k0) {buffer="b"}',
+            'async.load(ring=%ring, source=%a, row=%n0, col=%k0) {buffer="b"}',
+        ),
+    )
+    refused(text, "%a would need two tensor maps", "one box per operand", passes=f"{ROLES},{LOWER}")
+
+
+def test_a_role_runs_loops_over_tiles():
+    text = opt(ASYNC, ROLES + ",shared-memory-allocation")
+    start = '  async.role() {name="math", warps=8} do {\n'
+    text = edited(text, (start, start + "    %loose = tile.zeros() : frag<f32, [64, 8]>\n"))
+    refused(text, "a role runs loops over tiles", "got: tile.zeros", passes="lower-sm90")
+
+
+def test_the_target_level_is_the_end():
+    with pytest.raises(GemmgenError, match="pass lower-sm90 does not apply here"):
+        opt(LANES, "lower-sm90")
