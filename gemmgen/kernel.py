@@ -81,10 +81,12 @@ class Kernel:
     ) -> Any:
         """Compute ``out = a @ bᵀ``; ``kernel(a, sa, b, sb)``, ``kernel(qa, qb)`` and ``kernel((a, sa), (b, sb))``.
 
+        Operands without scales are passed as ``kernel(a, b)``.
+
         Args:
-            a: ``[M, K]``.
+            a: ``[M, K]``; ``[K, M]`` in layouts TN and TT.
             sa: its scales, ``[ceil(M / rows), ceil(K / cols)]`` of the spec's block, f32, any strides.
-            b: ``[N, K]``.
+            b: ``[N, K]``; ``[K, N]`` in layouts NN and TN.
             sb: its scales.
             out: ``[M, N]``; allocated if left out, which needs torch inputs.
             stream: an integer handle or stream object; by default torch's current stream, or the default stream.
@@ -289,7 +291,7 @@ class Kernel:
         torch = import_module("torch")
         dtype = self._signature.d_dtype
         per_line = ALIGN_BYTES // ITEM_BYTES[dtype]
-        m, n = a.shape[0], b.shape[0]
+        m, _, n, _ = self._signature.sizes(a.shape, b.shape)
         pitch = -(-n // per_line) * per_line
         out = torch.empty((m, pitch), dtype=getattr(torch, TORCH_ATTRIBUTES[dtype]), device=a.device)
         return out if pitch == n else out[:, :n]
@@ -377,8 +379,10 @@ def _unpack(signature: GemmSignature, a: Any, sa: Any, b: Any, sb: Any) -> tuple
     if b is None:
         a, sa, b, sb = a, None, sa, None
     if b is None:
-        raise ArgumentError("b is missing", where="b", got="nothing", need="a matrix [N, K]",
-                            fix="call kernel(a, sa, b, sb) or kernel(qa, qb)")  # fmt: skip
+        scaled = signature.a_block is not None
+        raise ArgumentError("b is missing", where="b", got="nothing",
+                            need=f"a matrix [{', '.join(signature.dims_of('b'))}]",
+                            fix="call kernel(a, sa, b, sb) or kernel(qa, qb)" if scaled else "call kernel(a, b)")  # fmt: skip
     if sa is None:
         a, sa = _pair("a", a, signature.a_block)
     if sb is None:

@@ -5,7 +5,7 @@ Every rejection names the argument, what was given, what is needed and how to fi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from gemmgen.runtime.dtypes import FP8_MAX, TORCH_ATTRIBUTES
 from gemmgen.runtime.launch import Problem
 from gemmgen.runtime.tensormap import check_tma_address, check_tma_layout
 from gemmgen.runtime.tensors import CPU, TensorArg, read_tensor
+from gemmgen.spec.vocabulary import rows_contiguous
 
 if TYPE_CHECKING:
     from gemmgen.spec import GemmSpec, Operand
@@ -26,7 +27,7 @@ Block = tuple[int | str, int | str]
 
 @dataclass(frozen=True)
 class GemmSignature:
-    """What the operands of ``D = A @ Bᵀ`` must be.
+    """What the operands of a product must be.
 
     Attributes:
         a_dtype: element type of A.
@@ -37,6 +38,7 @@ class GemmSignature:
         n: N if the spec fixes it.
         k: K if the spec fixes it.
         m: M if the spec fixes it.
+        layout: ``NT``, ``NN``, ``TN`` or ``TT``: whether A is [M, K] or [K, M], and B [K, N] or [N, K].
     """
 
     a_dtype: str
@@ -47,6 +49,7 @@ class GemmSignature:
     n: int | None = None
     k: int | None = None
     m: int | None = None
+    layout: str = "NT"
 
     @classmethod
     def of(cls, spec: GemmSpec) -> GemmSignature:
@@ -69,7 +72,19 @@ class GemmSignature:
             fixed("N"),
             fixed("K"),
             fixed("M"),
+            spec.problem.layout,
         )
+
+    def sizes(self, a: Sequence[int], b: Sequence[int]) -> tuple[int, int, int, int]:
+        """M, A's K, N and B's K for operands of these shapes."""
+        m, a_k = a[::-1] if self.layout[0] == "T" else a
+        n, b_k = b[::-1] if self.layout[1] == "N" else b
+        return m, a_k, n, b_k
+
+    def dims_of(self, operand: str) -> tuple[str, str]:
+        """The names of an operand's dimensions, the contiguous one last: ``("M", "K")``."""
+        name = {"a": "M", "b": "N"}[operand]
+        return ("K", name) if rows_contiguous(self.layout, operand) else (name, "K")
 
 
 class ArgumentChecker:
@@ -90,7 +105,7 @@ class ArgumentChecker:
 
         Args:
             arguments: tensors by name: ``a``, ``b``, ``out``, and ``sa``, ``sb`` where the signature has scales. A is
-                [M, K], B [N, K], out [M, N]; scales are f32 with any strides.
+                [M, K] or [K, M], B [N, K] or [K, N] as the layout says, out [M, N]; scales are f32 with any strides.
             stream: the stream the kernel will run on.
 
         Raises:
@@ -136,7 +151,7 @@ def _check_layouts(signature: GemmSignature, tensors: Mapping[str, TensorArg]) -
     a, b, out = tensors["a"], tensors["b"], tensors["out"]
     for tensor, dtype in ((a, signature.a_dtype), (b, signature.b_dtype), (out, signature.d_dtype)):
         _check_dtype(tensor, dtype)
-    (m, k), n = a.shape, b.shape[0]
+    m, k, n, _ = signature.sizes(a.shape, b.shape)
     _check_shapes(signature, a, b, out)
     for name, (rows, block) in {"sa": (m, signature.a_block), "sb": (n, signature.b_block)}.items():
         if block is not None:
@@ -246,15 +261,17 @@ def _check_dtype(tensor: TensorArg, dtype: str) -> None:
 
 
 def _check_shapes(signature: GemmSignature, a: TensorArg, b: TensorArg, out: TensorArg) -> None:
-    (m, k), (n, other_k) = a.shape, b.shape
+    m, k, n, other_k = signature.sizes(a.shape, b.shape)
     if k != other_k:
-        transposed = other_k != k and n == k
+        transposed = n == k
+        rows, cols = (str(k) if dim == "K" else dim for dim in signature.dims_of("b"))
+        product = f"D = {'Aᵀ' if signature.layout[0] == 'T' else 'A'} @ {'B' if signature.layout[1] == 'N' else 'Bᵀ'}"
         raise ArgumentError(
             "a and b disagree about K",
             where="b",
-            got=f"a is {m} × {k}, b is {n} × {other_k}",
-            need=f"b of shape [N, {k}], K contiguous",
-            fix="pass b.T.contiguous(), since D = A @ Bᵀ" if transposed else "pass operands with equal last extents",
+            got=f"a is {a.shape[0]} × {a.shape[1]}, b is {b.shape[0]} × {b.shape[1]}",
+            need=f"b of shape [{rows}, {cols}], {signature.dims_of('b')[1]} contiguous",
+            fix=f"pass b.T.contiguous(), since {product}" if transposed else "pass operands with equal K",
         )
     fixed = (("a", "M", m, signature.m), ("b", "N", n, signature.n), ("a", "K", k, signature.k))
     for name, dim, size, wanted in fixed:

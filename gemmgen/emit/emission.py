@@ -60,6 +60,11 @@ def emits(
     return register
 
 
+def share_emitter(op: type[Op], target: str, other: type[Op], other_target: str) -> None:
+    """Spell ``op`` on ``target`` as ``other`` is spelled on ``other_target``."""
+    emits(op, target)(_EMITTERS[other_target, other])
+
+
 def find_emitter(op: Op, target: str) -> Emitter:
     """The emitter of an op; ``require_emitters`` has made sure that there is one."""
     return _EMITTERS[target, type(op)]

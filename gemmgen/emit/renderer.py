@@ -29,17 +29,25 @@ def environment() -> Environment:
     )
 
 
-def render(template: str, fields: Mapping[str, Any]) -> str:
-    """The text of ``templates/<template>.cu.j2``."""
-    return environment().get_template(f"{template}.cu.j2").render(fields)
+def render(template: str, fields: Mapping[str, Any], folders: tuple[str, ...] = ("",)) -> str:
+    """The text of ``templates/<folder>/<template>.cu.j2`` for the first of the folders that has it."""
+    names = [f"{folder}/{template}.cu.j2".lstrip("/") for folder in folders]
+    return environment().select_template(names).render(fields)
 
 
 class Renderer:
-    """Renders a target-level module for one target dialect; collects the helpers its ops call."""
+    """Renders a target-level module for one target dialect; collects the helpers its ops call.
 
-    def __init__(self, module: Module, dialect: str) -> None:
+    Args:
+        module: the module.
+        dialect: its dialect, which names the folder of its templates.
+        base: a dialect whose templates serve where this one has none of its own.
+    """
+
+    def __init__(self, module: Module, dialect: str, base: str | None = None) -> None:
         require_emitters(module, dialect)
         self.module, self.dialect = module, dialect
+        self.folders = (dialect, base) if base else (dialect,)
         self._helpers: dict[Helper, None] = {}
 
     def body(self) -> str:
@@ -49,7 +57,7 @@ class Renderer:
     def helpers(self) -> str:
         """The device functions that the ops rendered so far call, each once, in a fixed order."""
         ordered = sorted(self._helpers, key=lambda helper: (helper.template, str(helper.fields)))
-        return "\n\n".join(render(f"{self.dialect}/helpers/{h.template}", dict(h.fields)) for h in ordered)
+        return "\n\n".join(render(f"helpers/{h.template}", dict(h.fields), self.folders) for h in ordered)
 
     def _region(self, region: Region, separator: str = "\n") -> str:
         return separator.join(self._op(op) for op in region.ops)
@@ -62,4 +70,4 @@ class Renderer:
             separator = fields.pop("separator", "\n")
             text = self._region(region, separator)
             fields["body"] = text if separator != "\n" else indent(text, INDENT)
-        return render(f"{self.dialect}/{emission.template}", {**fields, "op_name": op.NAME})
+        return render(emission.template, {**fields, "op_name": op.NAME}, self.folders)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gemmgen.ir.async_ops import AsyncStoreOp, Engine, RingOp, StagingOp, tile_bytes
+from gemmgen.ir.async_ops import BARRIER_BYTES, AsyncStoreOp, Engine, RingOp, StagingOp, tile_bytes
 from gemmgen.ir.core import Module, Op, Value
 from gemmgen.ir.rewrite import walk
 from gemmgen.ir.tile_ops import ReducePartsOp, mem
@@ -16,7 +16,6 @@ TILE_ALIGN_BYTES = 128
 BULK_ALIGN_BYTES = 128
 """The copy engine's least alignment in shared memory; a target may ask for more."""
 LANES_ALIGN_BYTES = 4
-BARRIER_BYTES = 8
 TENSOR_LANE_BYTES = 4
 """Bytes of a column of tensor memory in one of its lanes."""
 
@@ -147,7 +146,7 @@ def _ring_places(rings: dict[Value, RingOp]) -> Iterator[_Place]:
                 align = TILE_ALIGN_BYTES if len(buffer.type.shape) > 1 else BULK_ALIGN_BYTES
             size = ring.stages * buffer.stage_bytes
             yield _Place(ring, f"buffer '{buffer.name}' of {value}", buffer.offset, size, align, "stage")
-        yield _Place(ring, f"the barriers of {value}", ring.offset, 2 * ring.stages * BARRIER_BYTES, BARRIER_BYTES)
+        yield _Place(ring, f"the barriers of {value}", ring.offset, ring.control_bytes, BARRIER_BYTES)
 
 
 def _staging_places(stagings: dict[Value, StagingOp]) -> Iterator[_Place]:

@@ -15,6 +15,7 @@ from gemmgen.ir.tile_ops import mem
 from gemmgen.ir.types import SCALAR_BITS, MemType, RingType
 
 ASYNC_ONLY = frozenset({Level.ASYNC})
+BARRIER_BYTES = 8
 
 
 def tile_bytes(kind: MemType) -> int:
@@ -59,7 +60,8 @@ class RingOp(Op):
     """A ring of ``stages`` stages, each holding one tile of every buffer, all in shared or all in tensor memory.
 
     ``cluster`` CTAs write into each other's stages, so a stage is free only when all of them have released it.
-    ``offset`` is the byte offset of its barriers.
+    ``offset`` is the byte offset of its barriers, two per stage; a ring in tensor memory has the 8 bytes behind them,
+    where the address of its allocation is kept.
 
     ``%ring = async.ring() {stages=5, buffers=[#buffer{name="a", …}]} : ring<5>``
     """
@@ -82,6 +84,11 @@ class RingOp(Op):
     def in_tensor_memory(self) -> bool:
         """Whether the stages hold what the tensor core writes."""
         return self.buffers[0].engine is Engine.TENSOR
+
+    @property
+    def control_bytes(self) -> int:
+        """Shared memory from ``offset`` on."""
+        return BARRIER_BYTES * (2 * self.stages + int(self.in_tensor_memory))
 
     def buffer(self, name: str) -> Buffer:
         """The buffer called ``name``.

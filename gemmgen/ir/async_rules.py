@@ -262,7 +262,7 @@ def _check_handover(ring: RingOp, loop: ForKOp, cycles: list[_Cycle]) -> None:
 
 
 def _check_cluster(ring: RingOp, tiles: ForTilesOp, loads: list[Load]) -> None:
-    """CTAs that share loads are those that the scheduler puts on neighbouring tiles; accumulators are each CTA's own."""
+    """CTAs that share loads are those that the scheduler puts on neighbouring tiles; accumulators are not shared."""
     size = 1 if ring.in_tensor_memory else prod(tiles.cluster)
     if ring.cluster != size:
         fail(

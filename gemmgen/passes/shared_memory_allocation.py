@@ -6,13 +6,11 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from gemmgen.errors import ScheduleError
-from gemmgen.ir.async_ops import Buffer, Engine, RingOp, StagingOp, tile_bytes
+from gemmgen.ir.async_ops import BARRIER_BYTES, Buffer, Engine, RingOp, StagingOp, tile_bytes
 from gemmgen.ir.core import Level, Module, Op, Region
 from gemmgen.ir.tile_ops import mem
 from gemmgen.passes.base import Pass
 from gemmgen.passes.registry import register_pass
-
-BARRIER_BYTES = 8
 
 
 @register_pass
@@ -56,7 +54,7 @@ class SharedMemoryAllocationPass(Pass):
         # Barriers are in use while an overlay is written, so they lie behind the longest one.
         cursor.end = max([cursor.end, *(tile_bytes(mem(value)) for value, op in stagings.items() if op.overlay)])
         for value, ring in rings.items():
-            rings[value] = ring.replace(offset=cursor.take(2 * ring.stages * BARRIER_BYTES, BARRIER_BYTES))
+            rings[value] = ring.replace(offset=cursor.take(ring.control_bytes, BARRIER_BYTES))
         for value, staging in stagings.items():
             if staging.overlay:
                 stagings[value] = staging.replace(barrier_offset=cursor.take(BARRIER_BYTES, BARRIER_BYTES))

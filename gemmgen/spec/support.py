@@ -12,7 +12,7 @@ from typing import Any
 from gemmgen.errors import GemmgenError, TargetError
 from gemmgen.spec.fields import nearest, shown
 from gemmgen.spec.model import GemmSpec, Operand
-from gemmgen.spec.vocabulary import KINDS, TARGETS
+from gemmgen.spec.vocabulary import KINDS, LAYOUTS, TARGETS
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,22 @@ SUPPORTED: tuple[Support, ...] = (
         promote_every=("128", "null"),
         epilogue=("acc",),
         scheduler=("auto", "persistent", "split_k"),
+    ),
+    *(
+        Support(
+            targets=("sm_90a",),
+            kind=("dense",),
+            layout=tuple(LAYOUTS),
+            a=(dtype,),
+            b=(dtype,),
+            c=("absent",),
+            d=(dtype,),
+            accumulate=("f32",),
+            promote_every=("null",),
+            epilogue=("acc",),
+            scheduler=("auto", "persistent", "split_k"),
+        )
+        for dtype in ("bf16", "f16")
     ),
 )
 

@@ -29,9 +29,8 @@ MAX_STAGES = 10
 MAX_SPLIT = 8
 PRODUCER_REGISTERS = 40
 MATH_REGISTERS = 232
-CLUSTER_FILL = {1: 132, 2: 130, 3: 117, 4: 120, 5: 110, 6: 102, 7: 105, 8: 120}
-"""CTAs that run at once in clusters of each size, as an H200 reports: a cluster stays within a GPC, and GPCs differ in
-size. Filling the chip with pairs to the last SM came out slower than leaving one pair out."""
+CLUSTER_FILL = {1: 132, 2: 132, 3: 117, 4: 120, 5: 110, 6: 102, 7: 105, 8: 120}
+"""CTAs that run at once in clusters of each size, as an H200 reports: a cluster stays within a GPC, and GPCs differ."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +51,10 @@ Costs = dict[int, Cost]
 
 PLAIN: dict[int, Costs] = {
     128: {
-        32: Cost(2.0, 0.215, 0.22), 64: Cost(2.6, 0.240, 0.37), 80: Cost(3.5, 0.33, 0.60), 96: Cost(3.5, 0.38, 0.50),
-        112: Cost(3.8, 0.43, 0.80), 128: Cost(2.9, 0.355, 0.71), 144: Cost(4.0, 0.51, 0.85), 160: Cost(3.8, 0.52, 0.75),
+        32: Cost(2.0, 0.235, 0.22), 64: Cost(2.3, 0.30, 0.33), 80: Cost(2.3, 0.38, 0.43), 96: Cost(2.2, 0.41, 0.52),
+        112: Cost(2.2, 0.46, 0.59), 128: Cost(2.0, 0.46, 0.77), 144: Cost(1.9, 0.57, 0.81), 160: Cost(1.8, 0.615, 0.80),
     },
-    256: {64: Cost(2.6, 0.435, 0.63), 96: Cost(3.5, 0.63, 0.92), 128: Cost(3.4, 0.655, 1.27)},
+    256: {64: Cost(1.5, 0.56, 0.90), 96: Cost(2.2, 0.77, 0.95), 128: Cost(1.9, 0.82, 1.45)},
 }  # fmt: skip
 """Rows of A on the M side, two math warpgroups, by rows of the tile."""
 PLAIN_16: dict[int, Costs] = {
@@ -72,16 +71,16 @@ SWAPPED: dict[int, Costs] = {
           128: Cost(2.5, 0.55, 1.35)},
 }  # fmt: skip
 """Rows of B on the M side, a math warpgroup per 64 of them."""
-SPLIT_PLAIN: Costs = {64: Cost(2.9, 0.21, 2.9), 96: Cost(3.1, 0.29, 3.1), 128: Cost(3.4, 0.35, 3.4)}
+SPLIT_PLAIN: Costs = {64: Cost(3.0, 0.22, 3.0), 96: Cost(3.2, 0.30, 3.2), 128: Cost(3.5, 0.37, 3.5)}
 """128 rows of A, K shared by the CTAs of a cluster."""
 SPLIT_SWAPPED: dict[int, Costs] = {
     64: {8: Cost(2.0, 0.10, 2.0), 16: Cost(2.13, 0.10, 2.13), 32: Cost(2.4, 0.115, 2.4), 64: Cost(2.7, 0.17, 2.7),
          128: Cost(3.2, 0.30, 3.2)},
-    128: {8: Cost(2.4, 0.16, 2.6), 16: Cost(2.5, 0.17, 2.7), 32: Cost(3.2, 0.22, 3.4), 64: Cost(3.4, 0.30, 3.6),
-          128: Cost(3.8, 0.42, 4.2)},
+    128: {8: Cost(2.2, 0.14, 2.2), 16: Cost(2.4, 0.15, 2.4), 32: Cost(2.7, 0.17, 2.7), 64: Cost(3.0, 0.26, 3.0),
+          128: Cost(3.8, 0.40, 3.8)},
 }  # fmt: skip
 MULTICAST_TILE, MULTICAST_CLUSTER = (256, 128), (1, 2)
-MULTICAST_BASE, MULTICAST_STEP = 0.8, 0.985
+MULTICAST_BASE, MULTICAST_STEP = 1.2, 0.98
 """Sharing rows of A costs latency once, and spares L2 reads (and so power) in every step."""
 
 SWAPPED_ALWAYS = 64

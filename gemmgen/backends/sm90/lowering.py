@@ -273,13 +273,9 @@ class Lowering:
         params += [Value(name, I32) for name in dims]
         ctas = self.tiles.cluster[0] * self.tiles.cluster[1] * self.tiles.split
         tile = tuple(extent * count for extent, count in zip(self.tiles.tile, self.tiles.cluster, strict=True))
-        launch = Launch(threads, self.cluster, self._smem_bytes(), tile, ctas, self.tiles.persistent, self.pdl)
+        launch = Launch(threads, self.cluster, int(module.attr("smem_bytes")), tile, ctas, self.tiles.persistent, self.pdl)
         attrs = (("launch", launch), ("maps", tuple(ctx.maps)), ("areas", tuple(self._areas())))
         return Module(module.name, Level.TARGET, module.target, tuple(params), attrs, Region((), self.ir.take()))
-
-    def _smem_bytes(self) -> int:
-        """Shared memory of a CTA."""
-        return int(self.ctx.module.attr("smem_bytes"))
 
     def _areas(self) -> list[Area]:
         """What lies where in shared memory."""

@@ -178,23 +178,26 @@ def _check_tma_load(program: Program, site: Site, op: TmaLoadOp) -> None:
     if op.multicast not in (1, program.launch.cluster):
         fail(op, "a box is shared by the whole cluster", got=op.multicast, need=f"1 or {program.launch.cluster}")
     rows, rest = divmod(op.rows, op.multicast)
-    if rest or inner != op.row_bytes or tensor_map.box[1] != rows or tensor_map.swizzle != f"{hw.SWIZZLE_BYTES}B":
+    if rest or inner != op.row_bytes or tensor_map.box[1] != rows or tensor_map.swizzle != f"{op.row_bytes}B":
         fail(
             op,
             "a load and its tensor map",
             got=f"a box of {tensor_map.box[1]} rows of {inner} bytes, swizzle {tensor_map.swizzle}",
-            need=f"{op.rows} rows of {op.row_bytes} bytes over {op.multicast} CTAs, swizzle {hw.SWIZZLE_BYTES}B",
+            need=f"{op.rows} rows of {op.row_bytes} bytes over {op.multicast} CTAs, swizzle {op.row_bytes}B",
         )
     loaded = landing_bytes(op)
     if loaded != area.stage_bytes:
         fail(op, f"a load fills a stage of area '{op.area}'", got=f"{loaded} bytes", need=area.stage_bytes)
-    for what, value in (("offset", area.offset), ("share", rows * op.row_bytes)):
-        if value % hw.SWIZZLE_ATOM_BYTES:
+    for what, value, atom in (
+        ("offset", area.offset, hw.SWIZZLE_ATOM_BYTES),
+        ("share", rows * op.row_bytes, hw.ATOM_ROWS * op.row_bytes),
+    ):
+        if value % atom:
             fail(
                 op,
                 f"swizzled areas consist of whole atoms: the {what} of '{op.area}'",
                 got=value,
-                need=f"a multiple of {hw.SWIZZLE_ATOM_BYTES}",
+                need=f"a multiple of {atom}",
             )
 
 
@@ -258,6 +261,8 @@ def _check_wgmma(program: Program, site: Site, op: WgmmaOp) -> None:
         )
     if site.first != 0:
         fail(op, "fragments are numbered from the first warpgroup", got=f"warp {site.first}", need="warp 0")
+    for name, span, extent in ((op.a, op.a_span, rows), (op.b, op.b_span, columns)):
+        _check_span(program, op, name, span, extent * op.item_bytes)
     for name, count in ((op.a, site.groups * op.waves * rows), (op.b, columns)):
         area = program.area(op, name)
         if area.offset % hw.SWIZZLE_ATOM_BYTES or area.stage_bytes % hw.SWIZZLE_ATOM_BYTES:
@@ -273,6 +278,30 @@ def _check_wgmma(program: Program, site: Site, op: WgmmaOp) -> None:
                 f"wgmma reads all of area '{name}'",
                 got=f"{count} rows of {op.row_bytes} bytes",
                 need=f"{area.stage_bytes} bytes",
+            )
+
+
+def _check_span(program: Program, op: WgmmaOp, name: str, span: int, extent_bytes: int) -> None:
+    """An operand is multiplied as it was loaded: K along its rows, or its rows along K in slabs of ``span`` bytes.
+
+    ``extent_bytes``: what one wgmma takes along M or N; whole slabs of it where rows follow each other along K.
+    """
+    if span and (op.item_bytes != 2 or span not in hw.SWIZZLE_SPANS or extent_bytes % span):
+        fail(
+            op,
+            f"wgmma transposes 16-bit operands in whole slabs: area '{name}'",
+            got=f"slabs of {span} bytes, {extent_bytes} bytes of {op.a_dtype}",
+            need="bf16 or f16, slabs of 32, 64 or 128 bytes",
+        )
+    need = (op.row_bytes // op.item_bytes, span) if span else (None, op.row_bytes)
+    for _, load in program.all(TmaLoadOp):
+        found = (load.rows if span else None, load.row_bytes)
+        if load.area == name and (found != need or (load.slabs > 1 and not span)):
+            fail(
+                op,
+                f"area '{name}' is read as it was loaded",
+                got=f"{load.slabs} slabs of {load.rows} rows of {load.row_bytes} bytes",
+                need=f"slabs of {need[0]} rows of {span} bytes" if span else f"rows of {op.row_bytes} bytes",
             )
 
 

@@ -17,6 +17,9 @@ AREA_NOTES = {
     "met": "barrier: partial sums are written",
     "staging": "output tile on its way out",
     "exchange": "partial sums, over the stages of the ring",
+    "part_full": "barriers: a partial sum is complete",
+    "part_empty": "barriers: a partial sum has been read",
+    "tmem_address": "where tensor memory was allocated",
 }
 
 
@@ -26,7 +29,11 @@ def emit_cuda(module: Module) -> str:
     Raises:
         IRError: an op has no emitter; all of them are named.
     """
-    renderer = Renderer(module, DIALECT)
+    return write(module, Renderer(module, DIALECT))
+
+
+def write(module: Module, renderer: Renderer) -> str:
+    """The file of a module whose launch, areas and parameters are Hopper's records, with the renderer's templates."""
     launch: Launch = module.attr("launch")
     body = renderer.body()
     fields = {
@@ -43,8 +50,9 @@ def emit_cuda(module: Module) -> str:
         "body": body,
     }
     if launch.cluster > 1:
-        fields["helpers"] = render(f"{DIALECT}/helpers/cluster_rank", {}) + "\n\n" + fields["helpers"]
-    return render(f"{DIALECT}/kernel", fields) + "\n"
+        rank = render("helpers/cluster_rank", {}, renderer.folders)
+        fields["helpers"] = rank + "\n\n" + fields["helpers"]
+    return render("kernel", fields, renderer.folders) + "\n"
 
 
 def _facts(module: Module, launch: Launch) -> list[str]:

@@ -75,6 +75,8 @@ def own_loaded_registers(instruction: Decoded, step: Step) -> Step:
 
 
 def disown_loaded_registers(machine: Machine, step: Step) -> Step:
+    """After tcgen05.wait::ld the registers of all loads are free."""
+
     def disowning(x: Unit) -> Wait | None:
         wait = step(x)
         if wait is None:

@@ -1,0 +1,159 @@
+"""Ops of the Blackwell target level that control and copy: Hopper's under this dialect's prefix, and tensor memory.
+
+Blackwell kept mbarriers, TMA, setmaxnreg and named barriers, so their ops derive from Hopper's: the same fields, the
+same laws, the same spelling. ``HOPPER`` says which op stands for which.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+from gemmgen.backends.sm90 import math_ops as hopper_math
+from gemmgen.backends.sm90 import ops as hopper
+from gemmgen.ir.core import Effect, Level, Module, Op, Value
+from gemmgen.ir.rewrite import map_ops
+from gemmgen.ir.schema import attr, operand, register_op, result
+
+OpClass = TypeVar("OpClass", bound="type[Op]")
+HOPPER: dict[type[Op], type[Op]] = {}
+"""This dialect's op for each of Hopper's that Blackwell has too."""
+
+
+def adopt(base: OpClass) -> OpClass:
+    """Hopper's op as one of this dialect."""
+    name = base.NAME.replace("sm90.", "sm100.")
+    members = {"NAME": name, "__doc__": base.__doc__, "__module__": __name__}
+    HOPPER[base] = register_op(dataclass(frozen=True)(type(base.__name__, (base,), members)))
+    return HOPPER[base]  # pyright: ignore[reportReturnType]
+
+
+BarriersOp = adopt(hopper.BarriersOp)
+InitBarriersOp = adopt(hopper.InitBarriersOp)
+SyncOp = adopt(hopper.SyncOp)
+GridWaitOp = adopt(hopper.GridWaitOp)
+GridLaunchOp = adopt(hopper.GridLaunchOp)
+DispatchOp = adopt(hopper.DispatchOp)
+WarpsOp = adopt(hopper.WarpsOp)
+SetRegistersOp = adopt(hopper.SetRegistersOp)
+CursorOp = adopt(hopper.CursorOp)
+AdvanceOp = adopt(hopper.AdvanceOp)
+TileLoopOp = adopt(hopper.TileLoopOp)
+KLoopOp = adopt(hopper.KLoopOp)
+WaitOp = adopt(hopper.WaitOp)
+ExpectOp = adopt(hopper.ExpectOp)
+TmaLoadOp = adopt(hopper.TmaLoadOp)
+TmaLoadScalesOp = adopt(hopper.TmaLoadScalesOp)
+CopyScalesOp = adopt(hopper.CopyScalesOp)
+CopyArriveOp = adopt(hopper.CopyArriveOp)
+ReleaseOp = adopt(hopper.ReleaseOp)
+BlockScalesOp = adopt(hopper_math.BlockScalesOp)
+StagingWaitOp = adopt(hopper_math.StagingWaitOp)
+StagingPublishOp = adopt(hopper_math.StagingPublishOp)
+StoreCommitOp = adopt(hopper_math.StoreCommitOp)
+StoreDrainOp = adopt(hopper_math.StoreDrainOp)
+
+
+def renamed(module: Module) -> Module:
+    """The module with Hopper's ops under this dialect's names."""
+
+    def rename(op: Op) -> Op | None:
+        mine = HOPPER.get(type(op))
+        if mine is None:
+            return None
+        fields = {name: getattr(op, name) for name in op.__dataclass_fields__ if name != "origin"}
+        return mine(**fields, origin=op.origin)
+
+    return map_ops(module, rename)
+
+
+@dataclass(frozen=True)
+class Sm100Op(hopper.Sm90Op):
+    """Base of the ops that only this target has."""
+
+    LEVELS: ClassVar[frozenset[Level]] = hopper.TARGET
+
+
+@register_op
+@dataclass(frozen=True)
+class TmemAllocOp(Sm100Op):
+    """Warp ``warp`` allocates ``columns`` columns of tensor memory; their address is written to area ``area``."""
+
+    NAME: ClassVar[str] = "sm100.tmem_alloc"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.WRITES_SMEM})
+
+    area: str = attr()
+    columns: int = attr()
+    warp: int = attr()
+
+
+@register_op
+@dataclass(frozen=True)
+class TmemAddressOp(Sm100Op):
+    """The address of the CTA's tensor memory, once all threads have met after its allocation."""
+
+    NAME: ClassVar[str] = "sm100.tmem_address"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_SMEM})
+
+    area: str = attr()
+    result: Value = result()
+
+
+@register_op
+@dataclass(frozen=True)
+class TmemFreeOp(Sm100Op):
+    """Warp ``warp``, which allocated them, gives the columns back; nobody may use tensor memory afterwards."""
+
+    NAME: ClassVar[str] = "sm100.tmem_free"
+
+    tmem: Value = operand()
+    columns: int = attr()
+    warp: int = attr()
+
+
+@register_op
+@dataclass(frozen=True)
+class FenceOp(Sm100Op):
+    """Order this thread's tensor-memory operations around a barrier: ``side`` is ``before`` or ``after`` it."""
+
+    NAME: ClassVar[str] = "sm100.fence"
+
+    side: str = attr()
+
+
+@register_op
+@dataclass(frozen=True)
+class MmaOp(Sm100Op):
+    """One thread starts ``a · bᵀ`` of the ring's stage into the accumulator of ``parts``' stage.
+
+    ``steps`` tcgen05.mma of 32 bytes of K; the first overwrites. The accumulator is ``rows`` lanes by ``columns``
+    columns of ``tmem`` from ``first`` + ``columns`` · stage on. Operand rows are ``row_bytes`` long and swizzled.
+    """
+
+    NAME: ClassVar[str] = "sm100.mma"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_SMEM, Effect.WRITES_TMEM})
+
+    tmem: Value = operand()
+    cursor: Value = operand()
+    parts: Value = operand()
+    a: str = attr()
+    b: str = attr()
+    a_dtype: str = attr()
+    b_dtype: str = attr()
+    rows: int = attr()
+    columns: int = attr()
+    first: int = attr()
+    steps: int = attr()
+    row_bytes: int = attr()
+
+
+@register_op
+@dataclass(frozen=True)
+class CommitOp(Sm100Op):
+    """Arrive once at the cursor's barrier when every tcgen05.mma that this thread has started is complete."""
+
+    NAME: ClassVar[str] = "sm100.commit"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.WRITES_BARRIER})
+
+    barriers: Value = operand()
+    cursor: Value = operand()
