@@ -379,10 +379,9 @@ def _unpack(signature: GemmSignature, a: Any, sa: Any, b: Any, sb: Any) -> tuple
     if b is None:
         a, sa, b, sb = a, None, sa, None
     if b is None:
-        scaled = signature.a_block is not None
-        raise ArgumentError("b is missing", where="b", got="nothing",
-                            need=f"a matrix [{', '.join(signature.dims_of('b'))}]",
-                            fix="call kernel(a, sa, b, sb) or kernel(qa, qb)" if scaled else "call kernel(a, b)")  # fmt: skip
+        call = "kernel(a, b)" if signature.a_block is None else "kernel(a, sa, b, sb) or kernel(qa, qb)"
+        need = f"a matrix [{', '.join(signature.dims_of('b'))}]"
+        raise ArgumentError("b is missing", where="b", got="nothing", need=need, fix=f"call {call}")
     if sa is None:
         a, sa = _pair("a", a, signature.a_block)
     if sb is None:

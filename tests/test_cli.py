@@ -98,6 +98,7 @@ def cli(
     monkeypatch.setenv("GEMMGEN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("GEMMGEN_DEBUG", raising=False)
     monkeypatch.setattr("gemmgen.runtime.driver.device_count", lambda: 0)
+    monkeypatch.setattr("gemmgen.cli.run_command.EMULATED_PRODUCTS", 0)
 
     def run(*arguments: str) -> Result:
         with pytest.raises(SystemExit) as caught:

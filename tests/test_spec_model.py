@@ -266,9 +266,8 @@ def test_supported(name: str) -> None:
 
 
 UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
-    "bf16": ({"operands": bf16()}, "e4m3 [1, 128] f32"),
+    "tf32": ({"operands": {"a": {"dtype": "tf32"}, "b": {"dtype": "tf32"}, "d": {"dtype": "bf16"}}}, "bf16"),
     "kind": ({"problem": {"kind": "m_grouped_masked", "dims": {"G": 1, "M": 1, "N": 1, "K": 1}}}, "dense"),
-    "layout": ({"problem": {"kind": "dense", "layout": "TN", "dims": {"M": 1, "N": 1, "K": 1}}}, "NT"),
     "promote": ({"accumulate": {"promote_every": 64}}, "128"),
     "epilogue": ({"epilogue": "acc + bias[n]"}, "acc"),
     "stream_k": ({"schedule": {"scheduler": "stream_k"}}, "split_k"),
@@ -285,6 +284,15 @@ def test_not_supported_yet(case: str) -> None:
     assert error.got
     assert nearest in (error.need or "")
     assert error.fix
+
+
+def test_what_the_hardware_cannot_do_is_told_apart_from_what_is_not_supported_yet() -> None:
+    problem = {"kind": "dense", "layout": "TN", "dims": {"M": 1, "N": 1, "K": 1}}
+    error = unsupported_reason(make(problem=problem), "sm_90a")
+    assert error is not None
+    assert "reads FP8 with K contiguous only" in error.what
+    assert (error.where, error.got, error.need) == ("problem.layout", "TN", "NT")
+    assert unsupported_reason(make(problem=problem, operands=bf16()), "sm_90a") is None
 
 
 def test_known_target_that_cannot_be_built_yet() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from gemmgen.errors import GemmgenError, TargetError
 from gemmgen.spec.fields import nearest, shown
 from gemmgen.spec.model import GemmSpec, Operand
-from gemmgen.spec.vocabulary import KINDS, LAYOUTS, TARGETS
+from gemmgen.spec.vocabulary import KINDS, LAYOUTS, NARROW_DTYPES, TARGETS
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,39 @@ ASPECTS: dict[str, Aspect] = {
 }
 
 
+@dataclass(frozen=True)
+class Limit:
+    """Specs that a target's hardware rules out, whatever is added to the table.
+
+    Attributes:
+        targets: where it holds.
+        applies: whether a spec is beyond it.
+        aspect: what would have to change, a name in ``ASPECTS``.
+        why: what the hardware lacks.
+        need: legal values of the aspect.
+        fix: what to do instead.
+    """
+
+    targets: tuple[str, ...]
+    applies: Callable[[GemmSpec], bool]
+    aspect: str
+    why: str
+    need: str
+    fix: str
+
+
+LIMITS: tuple[Limit, ...] = (
+    Limit(
+        targets=("sm_90a",),
+        applies=lambda spec: spec.problem.layout != "NT" and spec.operands.a.dtype in NARROW_DTYPES,
+        aspect="layout",
+        why="its tensor core reads FP8 with K contiguous only; it can transpose 16-bit operands, but not FP8",
+        need="NT",
+        fix="use layout NT and pass transposed copies, quantised along K, or use bf16 operands",
+    ),
+)
+
+
 def supported_targets() -> tuple[str, ...]:
     """The targets that some family can be built for."""
     return tuple(target for target in TARGETS if any(target in row.targets for row in SUPPORTED))
@@ -143,8 +176,26 @@ def unsupported_reason(spec: GemmSpec, target: str) -> GemmgenError | None:
             need=" | ".join(spec.targets),
             fix=f"add {target} to the spec's targets",
         )
-    missing = min((_differences(row, spec) for row in rows), key=len)
-    return _not_yet(missing[0], spec, target, rows) if missing else None
+    for limit in LIMITS:
+        if target in limit.targets and limit.applies(spec):
+            return _impossible(limit, spec, target)
+    missing = [_differences(row, spec) for row in rows]
+    fewest = min(map(len, missing))
+    closest = [(row, lacking) for row, lacking in zip(rows, missing, strict=True) if len(lacking) == fewest]
+    if not fewest:
+        return None
+    name = closest[0][1][0]
+    return _not_yet(name, spec, target, [row for row, lacking in closest if name in lacking])
+
+
+def _impossible(limit: Limit, spec: GemmSpec, target: str) -> TargetError:
+    return TargetError(
+        f"{target} cannot do this: {limit.why}",
+        where=spec.position(ASPECTS[limit.aspect].path),
+        got=ASPECTS[limit.aspect].read(spec),
+        need=limit.need,
+        fix=limit.fix,
+    )
 
 
 def _differences(row: Support, spec: GemmSpec) -> list[str]:

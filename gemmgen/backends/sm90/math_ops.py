@@ -41,7 +41,7 @@ class WgmmaOp(Sm90Op):
     """Start ``part = a · bᵀ`` of the cursor's stage: ``steps`` wgmma of 32 bytes of K, one group.
 
     ``waves``, ``wave`` and the warpgroup choose 64 rows of a; b is used whole. Rows are ``row_bytes`` long, swizzled.
-    ``a_span`` > 0: a lies transposed, its rows follow each other along K in slabs of so many bytes; ``b_span`` likewise.
+    ``a_span`` > 0: rows of a follow each other along K, in slabs of so many bytes of M; ``b_span`` likewise.
     ``part`` is overwritten; waves share its registers, since one fragment more would not fit. With ``accumulate``
     the products are added to it instead, as the tensor core adds.
     """

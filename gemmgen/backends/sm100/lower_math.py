@@ -1,0 +1,257 @@
+"""Lowering of what happens beside the loads: products into tensor memory, promotion out of it, and the epilogue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gemmgen.backends.sm90.hardware import GROUP_WARPS, MAX_BOX, store_slab_columns
+from gemmgen.backends.sm90.math_ops import BlockScalesOp, StagingPublishOp, StagingWaitOp, StoreCommitOp, StoreDrainOp
+from gemmgen.backends.sm90.ops import ReleaseOp, WaitOp
+from gemmgen.backends.sm100 import hardware as hw
+from gemmgen.backends.sm100.math_ops import (
+    AddPartOp,
+    PromoteColumnsOp,
+    PromoteRowsOp,
+    RowScaleOp,
+    ScaleOp,
+    StoreColumnsOp,
+    StoreDirectOp,
+    StoreRowsOp,
+    ThreadPositionOp,
+    TmaStoreOp,
+    ZeroOp,
+)
+from gemmgen.backends.sm100.ops import CommitOp, FenceOp, MmaOp
+from gemmgen.errors import IRError
+from gemmgen.ir import async_ops, tile_ops
+from gemmgen.ir.builder import Builder
+from gemmgen.ir.core import Op, Value
+from gemmgen.ir.rewrite import walk
+from gemmgen.ir.tile_ops import ForKOp, MapOp, PromoteOp, extents, mem
+from gemmgen.ir.types import F32, SCALAR_BITS, U32, frag
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gemmgen.backends.sm90.lowering import Context
+
+SLAB_COLUMNS = 64
+"""Columns of D in a slab of a transposed tile: one swizzle span of bf16."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """The ring of accumulators as one role sees it.
+
+    Attributes:
+        ring: its declaration.
+        tmem: the address of the allocation.
+        cursor: the role's place in the ring.
+        full: barriers that say that a partial sum is complete; ``empty``: that it has been read.
+    """
+
+    ring: async_ops.RingOp
+    tmem: Value
+    cursor: Value
+    full: Value
+    empty: Value
+
+    @property
+    def first(self) -> int:
+        """The first column of stage 0."""
+        return self.ring.buffers[0].offset
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Lanes and columns of a partial sum."""
+        rows, columns = self.ring.buffers[0].type.shape
+        return int(rows), int(columns)  # pyright: ignore[reportArgumentType]
+
+
+class MmaLowering:
+    """Lowers the role whose one thread starts the products."""
+
+    def __init__(self, ir: Builder, ctx: Context, sums: Sums) -> None:
+        self.ir, self.ctx, self.sums = ir, ctx, sums
+
+    def step(self, loop: ForKOp, ops: Sequence[Op], cursor: Value) -> None:
+        """One step: wait for operands and a free accumulator, multiply, and tell both rings when it is done."""
+        kinds = [type(op) for op in ops if not isinstance(op, async_ops.ReadOp)]
+        expected = [async_ops.WaitOp, async_ops.AcquireOp, async_ops.AsyncMmaOp, async_ops.CommitOp,
+                    async_ops.ReleaseOp]  # fmt: skip
+        if kinds != expected:
+            _refuse_step(kinds, expected)
+        ir, ctx, sums = self.ir, self.ctx, self.sums
+        read = {op.result: op.buffer for op in ops if isinstance(op, async_ops.ReadOp)}
+        mma = next(op for op in ops if isinstance(op, async_ops.AsyncMmaOp))
+        rows, columns = sums.shape
+        hw.check_mma_tile(rows, columns, ctx.math_warps // GROUP_WARPS)
+        if mma.trans_a or mma.trans_b:
+            raise IRError("sm_100a multiplies operands with K contiguous", got=f"trans_a={mma.trans_a}, "
+                          f"trans_b={mma.trans_b}", need="layout NT")  # fmt: skip
+        a, b = mem(mma.a), mem(mma.b)
+        row_bytes = extents(mma.a)[1] * SCALAR_BITS[a.dtype.name] // 8
+        ir.add(WaitOp, barriers=ctx.full, cursor=cursor, flip=False)
+        ir.add(WaitOp, barriers=sums.empty, cursor=sums.cursor, flip=True)
+        ir.add(FenceOp, side="after")
+        ir.add(MmaOp, tmem=sums.tmem, cursor=cursor, parts=sums.cursor, a=read[mma.a], b=read[mma.b],
+               a_dtype=a.dtype.name, b_dtype=b.dtype.name, rows=rows, columns=columns, first=sums.first,
+               steps=row_bytes // hw.MMA_K_BYTES, row_bytes=row_bytes)  # fmt: skip
+        # In this order: whoever waits for the sum then knows that the stage was released, too.
+        ir.add(CommitOp, barriers=ctx.empty, cursor=cursor)
+        ir.add(CommitOp, barriers=sums.full, cursor=sums.cursor)
+
+
+class MathLowering:
+    """Lowers the role that promotes and stores; every warpgroup has a share of the tile's columns."""
+
+    def __init__(self, ir: Builder, ctx: Context, sums: Sums) -> None:
+        self.ir, self.ctx, self.sums = ir, ctx, sums
+        self.warpgroups = ctx.math_warps // GROUP_WARPS
+        self.pieces: dict[Value, Value] = {}
+        self.stored_in_background = any(isinstance(op, async_ops.AsyncStoreOp) for op in walk(ctx.module))
+
+    @property
+    def columns(self) -> int:
+        """Columns of a tile that a warpgroup has."""
+        return self.sums.shape[1] // self.warpgroups
+
+    def prologue(self) -> None:
+        """What a thread computes once."""
+        self.lanes = self.ir.add(ThreadPositionOp, tmem=self.sums.tmem, result=("lanes", U32)).result
+
+    def epilogue(self) -> None:
+        """After the last tile: stores must have left shared memory before the CTA ends."""
+        if self.stored_in_background:
+            self.ir.add(StoreDrainOp)
+
+    def tile_op(self, op: Op) -> None:
+        """Lower an op that stands beside the K loop."""
+        with self.ir.at(op.origin):
+            match op:
+                case tile_ops.ZerosOp():
+                    kind = frag(F32, self.sums.shape[0], self.columns)
+                    self.pieces[op.result] = self.ir.add(ZeroOp, result=("sum", kind)).result
+                case tile_ops.ScaleOp():
+                    self._scale(op)
+                case MapOp():
+                    if op.expression != "acc" or mem(op.result).dtype.name != "bf16":
+                        got = f"{op.expression} as {mem(op.result).dtype}"
+                        raise IRError("sm_100a's epilogue", got=got, need="acc as bf16")
+                    self.pieces[op.result] = self.pieces[op.acc]
+                case async_ops.AsyncStoreOp():
+                    self._store_in_background(op)
+                case tile_ops.StoreOp():
+                    self._store_directly(op)
+                case _:
+                    raise IRError(f"sm_100a has no lowering for {op.NAME} here", got=op.NAME)
+
+    def step(self, loop: ForKOp, ops: Sequence[Op], cursor: Value) -> None:
+        """One step of K: read the scales, wait for the partial sum, promote it and hand its columns back."""
+        for init, arg, result in zip(loop.inits, loop.body.args[1:], loop.results, strict=True):
+            self.pieces[arg] = self.pieces[result] = self.pieces[init]
+        kinds = [type(op) for op in ops if not isinstance(op, async_ops.ReadOp)]
+        expected = [async_ops.WaitOp, async_ops.WaitOp, PromoteOp, async_ops.ReleaseOp, async_ops.ReleaseOp]
+        if kinds != expected:
+            _refuse_step(kinds, expected)
+        read = {op.result: op.buffer for op in ops if isinstance(op, async_ops.ReadOp)}
+        promote = next(op for op in ops if isinstance(op, PromoteOp))
+        with self.ir.at(promote.origin):
+            self._promote(promote, read, cursor)
+        self.pieces[promote.result] = self.pieces[promote.acc]
+
+    def _promote(self, op: PromoteOp, read: dict[Value, str], cursor: Value) -> None:
+        ir, ctx, sums = self.ir, self.ctx, self.sums
+        place = {"acc": self.pieces[op.acc], "lanes": self.lanes, "parts": sums.cursor, "columns": sums.shape[1],
+                 "first": sums.first}  # fmt: skip
+        ir.add(WaitOp, barriers=ctx.full, cursor=cursor, flip=False)
+        by_row = op.row_block == 1 and op.col_block > 1
+        if op.row_scale is None or op.col_scale is None:
+            self._release_stage(cursor)
+            self._wait_for_sum()
+            ir.add(AddPartOp, **place, width=hw.load_columns(self.columns))
+        elif by_row:
+            row = ir.add(RowScaleOp, cursor=cursor, area=read[op.row_scale], result=("row_scale", F32)).result
+            blocks = self._blocks(op.col_scale, read, cursor)
+            self._release_stage(cursor)
+            self._wait_for_sum()
+            ir.add(PromoteRowsOp, **place, width=hw.load_columns(self.columns, op.col_block), row=row, blocks=blocks,
+                   col=op.col, block=op.col_block)  # fmt: skip
+        elif op.row_block > 1 and op.col_block == 1 and extents(op.row_scale) == (1,):
+            blocks = self._blocks(op.row_scale, read, cursor)
+            self._wait_for_sum()
+            ir.add(PromoteColumnsOp, **place, width=hw.load_columns(self.columns), blocks=blocks, cursor=cursor,
+                   area=read[op.col_scale])  # fmt: skip
+            self._release_stage(cursor)
+        else:
+            raise IRError("sm_100a cannot promote with these scale blocks yet",
+                          got=f"{op.row_block} rows, {op.col_block} columns, {op.row_scale.type} scales per tile",
+                          need="one scale per row with blocks of columns, or one block of rows with a scale per column",
+                          fix="choose tile rows that divide the scale block")  # fmt: skip
+        ir.add(FenceOp, side="before")
+        ir.add(ReleaseOp, barriers=sums.empty, cursor=sums.cursor, cluster=1)
+
+    def _blocks(self, scales: Value, read: dict[Value, str], cursor: Value) -> Value:
+        kind = frag(F32, *extents(scales))
+        return self.ir.add(BlockScalesOp, cursor=cursor, area=read[scales], result=("block_scale", kind)).result
+
+    def _release_stage(self, cursor: Value) -> None:
+        """This warp needs nothing more of the stage; the tensor core releases it for itself."""
+        self.ir.add(ReleaseOp, barriers=self.ctx.empty, cursor=cursor, cluster=self.ctx.ring.cluster)
+
+    def _wait_for_sum(self) -> None:
+        self.ir.add(WaitOp, barriers=self.sums.full, cursor=self.sums.cursor, flip=False)
+        self.ir.add(FenceOp, side="after")
+
+    def _scale(self, op: tile_ops.ScaleOp) -> None:
+        """Scales that hold for all of K are read once per tile, straight from global memory."""
+        ctx, piece = self.ctx, self.pieces[op.value]
+        self.ir.add(
+            ScaleOp, value=piece, row_scale=ctx.pointer(op.row_scale), row_stride=ctx.stride(op.row_scale, 0),
+            col_scale=ctx.pointer(op.col_scale), col_stride=ctx.stride(op.col_scale, 0), row=op.row, col=op.col,
+            rows=mem(op.row_scale).shape[0], cols=mem(op.col_scale).shape[0],
+        )  # fmt: skip
+        self.pieces[op.result] = piece
+
+    def _store_in_background(self, op: async_ops.AsyncStoreOp) -> None:
+        """Through shared memory: every warpgroup's share becomes boxes that one thread hands to the copy engine."""
+        ir, piece, area = self.ir, self.pieces[op.value], op.staging.name
+        rows, columns = self.sums.shape
+        item = SCALAR_BITS[mem(op.dest).dtype.name] // 8
+        if op.transposed:
+            slab, box = SLAB_COLUMNS, (self.columns, SLAB_COLUMNS)
+            slabs, slab_bytes = rows // slab, columns * slab * item
+            group_bytes = self.columns * slab * item
+        else:
+            slab = store_slab_columns(self.columns)
+            box = (rows, slab)
+            slabs, slab_bytes = self.columns // slab, rows * slab * item
+            group_bytes = slabs * slab_bytes
+        assert box[0] <= MAX_BOX
+        tensor_map = self.ctx.map(op.dest, (box[1], box[0]), f"{slab * item}B")
+        ir.add(StagingWaitOp)
+        if op.transposed:
+            ir.add(StoreColumnsOp, value=piece, area=area, slab=slab, lines=columns)
+        else:
+            ir.add(StoreRowsOp, value=piece, area=area, slab=slab)
+        ir.add(StagingPublishOp)
+        ir.add(TmaStoreOp, map=tensor_map, row=op.row, col=op.col, area=area, box=box, slabs=slabs,
+               slab_bytes=slab_bytes, group_bytes=group_bytes, transposed=op.transposed)  # fmt: skip
+        ir.add(StoreCommitOp)
+
+    def _store_directly(self, op: tile_ops.StoreOp) -> None:
+        """Without staging: element by element."""
+        rows, cols = mem(op.dest).shape
+        self.ir.add(StoreDirectOp, value=self.pieces[op.value], dest=self.ctx.pointer(op.dest),
+                    stride=self.ctx.stride(op.dest, 0), row=op.row, col=op.col, rows=rows, cols=cols,
+                    transposed=op.transposed)  # fmt: skip
+
+
+def _refuse_step(kinds: Sequence[type[Op]], expected: Sequence[type[Op]]) -> None:
+    raise IRError(
+        "a step of K on sm_100a",
+        got=", ".join(kind.NAME for kind in kinds),
+        need=", ".join(kind.NAME for kind in expected),
+        fix="run promotion and pipelining, and warp-specialization with accumulators",
+    )
