@@ -10,22 +10,25 @@ import numpy as np
 from gemmgen.errors import ArgumentError
 from gemmgen.quantization import QuantizedTensor
 from gemmgen.runtime.tensors import is_torch_tensor
+from gemmgen.spec.vocabulary import rows_contiguous
 
 _CHUNK_BYTES = 1 << 30
 
 
-def gemm_reference(a: Any, b: Any) -> Any:
+def gemm_reference(a: Any, b: Any, layout: str = "NT") -> Any:
     """``a @ bᵀ`` in FP32 from the dequantised inputs.
 
     Args:
-        a: ``[M, K]``, quantised or plain; torch or NumPy.
-        b: ``[N, K]``, in the same framework.
+        a: ``[M, K]``, quantised or plain; torch or NumPy. ``[K, M]`` in layouts TN and TT.
+        b: ``[N, K]``, in the same framework. ``[K, N]`` in layouts NN and TN.
+        layout: how they lie, as a spec says it.
 
     Returns:
         f32 ``[M, N]``. TF32 is off while it is computed; rows of A and B are dequantised in chunks of at most 1 GiB.
     """
+    a, b = (_k_last(x) if rows_contiguous(layout, name) else x for name, x in (("a", a), ("b", b)))
     if a.shape[1] != b.shape[1]:
-        raise ArgumentError("K differs", where="a, b", got=f"{a.shape[1]} and {b.shape[1]}", need="equal last extents")
+        raise ArgumentError("K differs", where="a, b", got=f"{a.shape[1]} and {b.shape[1]}", need="equal K")
     (m, k), n = a.shape, b.shape[0]
     unit = math.lcm(_block_rows(a), _block_rows(b))
     step = max(1, _CHUNK_BYTES // (4 * max(k, 1)) // unit) * unit
@@ -70,6 +73,11 @@ def _torch_product(a: Any, b: Any, m: int, n: int, step: int) -> Any:
     finally:
         torch.set_float32_matmul_precision(precision)
     return result
+
+
+def _k_last(x: Any) -> Any:
+    """The transpose of a matrix, dequantised if need be."""
+    return (x.dequantize() if isinstance(x, QuantizedTensor) else x).T
 
 
 def _data(x: Any) -> Any:

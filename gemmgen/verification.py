@@ -12,13 +12,14 @@ from gemmgen.emulator.plan import emulate_plan
 from gemmgen.emulator.report import Report
 from gemmgen.errors import ArgumentError
 from gemmgen.kernel import Kernel
+from gemmgen.kernel_args import GemmSignature
 from gemmgen.plan import Variant
 from gemmgen.quantization import QuantizedTensor, quantize
 from gemmgen.reference import gemm_reference, relative_difference
 from gemmgen.runtime.dtypes import TORCH_NAMES, numpy_dtype
 from gemmgen.runtime.tensors import is_torch_tensor
 from gemmgen.spec import GemmSpec, Operand
-from gemmgen.spec.vocabulary import DYNAMIC
+from gemmgen.spec.vocabulary import DYNAMIC, rows_contiguous
 
 SCHEDULES = ("fifo", "random", "adversarial")
 DEFAULT_DIMS = {"M": 72, "N": 200, "K": 464}
@@ -98,9 +99,9 @@ def emulate_call(
 
     Args:
         kernel: the compiled spec.
-        a: ``[M, K]``, NumPy or torch on the CPU.
+        a: ``[M, K]``, NumPy or torch on the CPU; ``[K, M]`` in layouts TN and TT.
         sa: its scales, or None.
-        b: ``[N, K]``.
+        b: ``[N, K]``; ``[K, N]`` in layouts NN and TN.
         sb: its scales, or None.
         seed: of the emulator's scheduler.
         schedule: ``fifo``, ``random`` or ``adversarial``.
@@ -116,10 +117,11 @@ def emulate_call(
     """
     given = {"a": a, "sa": sa, "b": b, "sb": sb}
     arrays = {name: _as_numpy(name, value) for name, value in given.items() if value is not None}
-    (m, k), n = arrays["a"].shape, arrays["b"].shape[0]
-    if arrays["b"].shape[1] != k:
-        raise ArgumentError("K differs", where="b", got=arrays["b"].shape[1], need=f"{k}, as in a",
-                            fix="pass b as [N, K]")  # fmt: skip
+    signature = GemmSignature.of(kernel.spec)
+    m, k, n, other_k = signature.sizes(arrays["a"].shape, arrays["b"].shape)
+    if other_k != k:
+        raise ArgumentError("K differs", where="b", got=other_k, need=f"{k}, as in a",
+                            fix=f"pass b as [{', '.join(signature.dims_of('b'))}]")  # fmt: skip
     dtype = numpy_dtype(kernel.spec.operands.d.dtype)
     pitch = -(-n * dtype.itemsize // PITCH_BYTES) * PITCH_BYTES // dtype.itemsize
     out = np.zeros((m, pitch), dtype)[:, :n]
@@ -165,7 +167,8 @@ def verify(
     tolerance = TOLERANCE if promoted else TOLERANCE_WITHOUT_PROMOTION
     for seed in range(first_seed, first_seed + seeds):
         (a, sa), (b, sb) = random_operands(spec, (m, n, k), seed, scale_layout)
-        expected = gemm_reference(_dequantized(a, sa, spec.operands.a), _dequantized(b, sb, spec.operands.b))
+        plain = _dequantized(a, sa, spec.operands.a), _dequantized(b, sb, spec.operands.b)
+        expected = gemm_reference(*plain, spec.problem.layout)
         for schedule in schedules:
             found, report = emulate_call(kernel, a, sa, b, sb, seed=seed, schedule=schedule, numerics=numerics,
                                          num_sms=num_sms)  # fmt: skip
@@ -198,11 +201,13 @@ def random_operands(
     m, n, k = sizes
     generator = np.random.default_rng(seed)
     made = []
-    for operand, rows in ((spec.operands.a, m), (spec.operands.b, n)):
+    for name, rows in (("a", m), ("b", n)):
+        operand: Operand = getattr(spec.operands, name)
         values = generator.standard_normal((rows, k), np.float32)
         values = change(values) if change else values
         if operand.scale is None:
-            made.append((_aligned_rows(values.astype(numpy_dtype(operand.dtype))), None))
+            laid_out = values.T if rows_contiguous(spec.problem.layout, name) else values
+            made.append((_aligned_rows(laid_out.astype(numpy_dtype(operand.dtype))), None))
             continue
         quantized = quantize(values, operand.scale.block_extents(rows, k), operand.dtype, scale_major=scale_layout)
         made.append((_aligned_rows(quantized.data), quantized.scale))

@@ -60,6 +60,15 @@ def test_the_same_seed_gives_the_same_report() -> None:
     assert all(Kind.SOURCE_REUSED in report.kinds() for report in reports)
 
 
+def test_an_endless_launch_is_given_up() -> None:
+    counting = support.edit(small.FLAG, r"bra READER;", "add.u32 t, t, 1; st.global.b32 [o], t; bra READER;", -1)
+    flag = support.edit(counting, r"mov\.u32 v, 1;", "mov.u32 v, 0;")
+    params = [np.zeros(1, np.uint32) for _ in range(3)]
+    report = emulate(flag, "k", 2, 32, 1, 0, params, max_instructions=20_000)
+    assert report.kinds() == {Kind.LIVELOCK}
+    assert "no end after 20000" in report.findings[0].message
+
+
 def test_more_ctas_than_are_resident() -> None:
     report, error = support.run_hopper(support.hopper_ptx(1), (128 * 5, 128 * 4, 128))
     assert report.ok, str(report)

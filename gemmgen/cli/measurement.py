@@ -11,6 +11,7 @@ from gemmgen.cli.build import Request
 from gemmgen.cli.output import console
 from gemmgen.cli.timing import COLD_BYTES, MAX_SETS, time_launches_us
 from gemmgen.runtime import driver
+from gemmgen.runtime.tensormap import ALIGN_BYTES
 from gemmgen.spec import GemmSpec
 from gemmgen.spec.vocabulary import DTYPES, NARROW_DTYPES, rows_contiguous
 
@@ -65,8 +66,7 @@ def measure(asked: Request, target: str, seed: int, device: str = "cuda") -> Mea
         a, b, out = sets[0]
         out.fill_(math.nan)
         kernel(a, b, out=out)
-        rows_of_k = (_with_k_last(spec, name, x) for name, x in (("a", a), ("b", b)))
-        error = gemmgen.relative_difference(out, gemmgen.gemm_reference(*rows_of_k))
+        error = gemmgen.relative_difference(out, gemmgen.gemm_reference(a, b, spec.problem.layout))
         empty = not (m and n and k)
         time_us = None if empty else time_launches_us([kernel.bind(a, b, out=out) for a, b, out in sets])
     return Measurement(
@@ -107,11 +107,9 @@ def _operand(spec: GemmSpec, name: str, rows: int, cols: int, generator: Any) ->
     operand = getattr(spec.operands, name)
     x = torch.randn(rows, cols, device=generator.device, generator=generator, dtype=torch.float32).bfloat16()
     if operand.scale is None:
-        data = x.to(getattr(torch, TORCH_ATTRIBUTES[operand.dtype]))
-        return data.T.contiguous() if rows_contiguous(spec.problem.layout, name) else data
+        laid_out = x.T if rows_contiguous(spec.problem.layout, name) else x
+        data = laid_out.to(getattr(torch, TORCH_ATTRIBUTES[operand.dtype]))
+        per_line = ALIGN_BYTES // data.element_size()
+        padded = data.new_empty(data.shape[0], -(-data.shape[1] // per_line) * per_line)[:, : data.shape[1]]
+        return padded.copy_(data)
     return gemmgen.quantize(x, block=operand.scale.block_extents(rows, cols), dtype=operand.dtype)
-
-
-def _with_k_last(spec: GemmSpec, name: str, x: Any) -> Any:
-    """An operand as [rows, K], however it lies in memory."""
-    return x.T if rows_contiguous(spec.problem.layout, name) else x

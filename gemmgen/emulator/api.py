@@ -10,7 +10,7 @@ import numpy as np
 
 from gemmgen.emulator.arguments import Arguments
 from gemmgen.emulator.machine.layout import lay_out
-from gemmgen.emulator.machine.machine import Machine
+from gemmgen.emulator.machine.machine import DEFAULT_MAX_INSTRUCTIONS, Machine
 from gemmgen.emulator.machine.memory import GlobalMemory
 from gemmgen.emulator.machine.scheduler import make_policy
 from gemmgen.emulator.ops.builder import compile_blocks
@@ -40,6 +40,7 @@ def emulate(
     numerics: str = "hardware",
     source: str | None = None,
     num_sms: int = 132,
+    max_instructions: int = DEFAULT_MAX_INSTRUCTIONS,
 ) -> Report:
     """Execute one launch of a kernel.
 
@@ -57,6 +58,7 @@ def emulate(
         numerics: ``hardware`` (the tensor cores' accumulation rule) or ``fp32`` (exact products, one rounding).
         source: the CUDA source, whose ``// … [op]`` comments then name the IR op in findings.
         num_sms: number of SMs the kernel sees.
+        max_instructions: warp instructions after which the launch is given up as endless (a ``livelock``).
 
     Returns:
         The report; ``report.ok`` says that the launch completed and nothing was found.
@@ -74,7 +76,10 @@ def emulate(
     layout = lay_out(program, memory, smem_bytes, block_bytes)
     report = Report(seed=seed, schedule=schedule)
     recorder = Recorder(program, source, report)
-    machine = Machine(program, layout, memory, dims, policy, recorder, exact=numerics == "fp32", num_sms=num_sms)
+    exact = numerics == "fp32"
+    machine = Machine(
+        program, layout, memory, dims, policy, recorder, exact=exact, num_sms=num_sms, max_instructions=max_instructions
+    )
     machine.blocks = compile_blocks(machine)
     machine.run()
     return report

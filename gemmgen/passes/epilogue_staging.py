@@ -24,12 +24,14 @@ class EpilogueStagingPass(Pass):
     After: a fragment is stored by ``async.store`` through a staging tile. A fragment reduced over CTAs meets its
     partners in an exchange tile that lies over the ring, with rows padded by ``exchange_pad`` elements (a transposed
     one by ``exchange_pad_transposed``) against bank conflicts, and is stored straight from the sum. So is a fragment of
-    a matrix whose rows do not end on ``store_granule_bytes``, in units of which the copy engine clips.
+    a matrix whose rows do not end on ``store_granule_bytes``, in units of which the copy engine clips, and one of
+    elements of more than ``staged_bits``, whose fragments fill whole 32-byte sectors of global memory anyway.
     """
 
     exchange_pad: int = 8
     exchange_pad_transposed: int = 4
     store_granule_bytes: int = 16
+    staged_bits: int = 16
 
     name: ClassVar[str] = "epilogue-staging"
     levels: ClassVar[frozenset[Level]] = frozenset({Level.ASYNC})
@@ -46,7 +48,7 @@ class EpilogueStagingPass(Pass):
                 pad = self.exchange_pad_transposed if op.transposed else self.exchange_pad
                 kind = smem(mem(op.value).dtype, rows, cols + pad)
                 return op.replace(exchange=tiles.add(StagingOp, overlay=True, result=("exchange", kind)).result)
-            if isinstance(op, StoreOp) and not reduced and self._clips(op):
+            if isinstance(op, StoreOp) and not reduced and self._stages(op):
                 kind = smem(mem(op.value).dtype, *extents(op.value))
                 staging = tiles.add(StagingOp, result=("staging", kind)).result
                 return AsyncStoreOp(value=op.value, staging=staging, dest=op.dest, row=op.row, col=op.col,
@@ -56,8 +58,10 @@ class EpilogueStagingPass(Pass):
         staged = map_ops(module, stage)
         return staged.replace(body=Region((), (*tiles.take(), *staged.body.ops)))
 
-    def _clips(self, op: StoreOp) -> bool:
-        """Whether the copy engine's clipping keeps within the rows of the matrix."""
+    def _stages(self, op: StoreOp) -> bool:
+        """Whether the copy engine should store, and its clipping keeps within the rows of the matrix."""
         dest = mem(op.dest)
-        columns = dest.shape[1]
-        return isinstance(columns, int) and columns * dest.dtype.bits % (8 * self.store_granule_bytes) == 0
+        columns, bits = dest.shape[1], dest.dtype.bits
+        if not isinstance(columns, int) or bits > self.staged_bits:
+            return False
+        return columns * bits % (8 * self.store_granule_bytes) == 0

@@ -143,7 +143,7 @@ def device_properties(device: int) -> DeviceProperties:
         return checked(driver.cuDeviceGetAttribute(getattr(kinds, f"CU_DEVICE_ATTRIBUTE_{name}"), handle))
 
     return DeviceProperties(
-        name=checked(driver.cuDeviceGetName(256, handle)).rstrip(b"\x00").decode(),
+        name=checked(driver.cuDeviceGetName(256, handle)).split(b"\x00")[0].decode(),
         capability=(attribute("COMPUTE_CAPABILITY_MAJOR"), attribute("COMPUTE_CAPABILITY_MINOR")),
         num_sms=attribute("MULTIPROCESSOR_COUNT"),
         l2_bytes=attribute("L2_CACHE_SIZE"),

@@ -21,6 +21,8 @@ LOAD_COLUMNS = (32, 16, 8)
 """Columns of one tcgen05.ld, widest first: a thread gets one 32-bit register for each."""
 OTHER_REGISTERS = 40
 """Registers a promoting thread needs beside its sums and one load: addresses, loop state, scales."""
+STORED_DTYPES = ("bf16", "f16")
+"""Types that the epilogue rounds FP32 sums to."""
 F32_ACCUMULATOR = 1
 TYPE_CODES = {"e4m3": 0, "e5m2": 1}
 """Operand types of kind::f8f6f4 in the instruction descriptor."""
@@ -80,9 +82,14 @@ def load_columns(columns: int, block: int | None = None) -> int:
     raise ScheduleError("columns of a warpgroup", where="schedule.tile", got=columns, need="a multiple of 8")
 
 
+def registers_needed(columns: int) -> int:
+    """About how many registers a thread needs that adds up ``columns`` columns in FP32."""
+    return columns + load_columns(columns) + OTHER_REGISTERS
+
+
 def check_registers(columns: int, limit: int) -> None:
     """Raise ScheduleError when FP32 sums of ``columns`` columns do not fit into ``limit`` registers per thread."""
-    need = columns + load_columns(columns) + OTHER_REGISTERS
+    need = registers_needed(columns)
     if need > limit:
         raise ScheduleError("sums do not fit into registers", where="schedule.tile",
                             got=f"about {need} registers per thread", need=f"at most {limit}",

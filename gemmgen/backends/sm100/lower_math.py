@@ -29,7 +29,7 @@ from gemmgen.ir.builder import Builder
 from gemmgen.ir.core import Op, Value
 from gemmgen.ir.rewrite import walk
 from gemmgen.ir.tile_ops import ForKOp, MapOp, PromoteOp, extents, mem
-from gemmgen.ir.types import F32, SCALAR_BITS, U32, frag
+from gemmgen.ir.types import F32, U32, frag
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,7 +91,7 @@ class MmaLowering:
             raise IRError("sm_100a multiplies operands with K contiguous", got=f"trans_a={mma.trans_a}, "
                           f"trans_b={mma.trans_b}", need="layout NT")  # fmt: skip
         a, b = mem(mma.a), mem(mma.b)
-        row_bytes = extents(mma.a)[1] * SCALAR_BITS[a.dtype.name] // 8
+        row_bytes = extents(mma.a)[1] * a.dtype.bits // 8
         ir.add(WaitOp, barriers=ctx.full, cursor=cursor, flip=False)
         ir.add(WaitOp, barriers=sums.empty, cursor=sums.cursor, flip=True)
         ir.add(FenceOp, side="after")
@@ -136,9 +136,9 @@ class MathLowering:
                 case tile_ops.ScaleOp():
                     self._scale(op)
                 case MapOp():
-                    if op.expression != "acc" or mem(op.result).dtype.name != "bf16":
+                    if op.expression != "acc" or mem(op.result).dtype.name not in hw.STORED_DTYPES:
                         got = f"{op.expression} as {mem(op.result).dtype}"
-                        raise IRError("sm_100a's epilogue", got=got, need="acc as bf16")
+                        raise IRError("sm_100a's epilogue", got=got, need=f"acc as {' or '.join(hw.STORED_DTYPES)}")
                     self.pieces[op.result] = self.pieces[op.acc]
                 case async_ops.AsyncStoreOp():
                     self._store_in_background(op)
@@ -218,7 +218,8 @@ class MathLowering:
         """Through shared memory: every warpgroup's share becomes boxes that one thread hands to the copy engine."""
         ir, piece, area = self.ir, self.pieces[op.value], op.staging.name
         rows, columns = self.sums.shape
-        item = SCALAR_BITS[mem(op.dest).dtype.name] // 8
+        dtype = mem(op.dest).dtype
+        item = dtype.bits // 8
         if op.transposed:
             slab, box = SLAB_COLUMNS, (self.columns, SLAB_COLUMNS)
             slabs, slab_bytes = rows // slab, columns * slab * item
@@ -232,9 +233,9 @@ class MathLowering:
         tensor_map = self.ctx.map(op.dest, (box[1], box[0]), f"{slab * item}B")
         ir.add(StagingWaitOp)
         if op.transposed:
-            ir.add(StoreColumnsOp, value=piece, area=area, slab=slab, lines=columns)
+            ir.add(StoreColumnsOp, value=piece, area=area, slab=slab, lines=columns, dtype=dtype.name)
         else:
-            ir.add(StoreRowsOp, value=piece, area=area, slab=slab)
+            ir.add(StoreRowsOp, value=piece, area=area, slab=slab, dtype=dtype.name)
         ir.add(StagingPublishOp)
         ir.add(TmaStoreOp, map=tensor_map, row=op.row, col=op.col, area=area, box=box, slabs=slabs,
                slab_bytes=slab_bytes, group_bytes=group_bytes, transposed=op.transposed)  # fmt: skip

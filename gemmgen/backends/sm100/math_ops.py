@@ -130,7 +130,7 @@ class ScaleOp(Sm100Op):
 @register_op
 @dataclass(frozen=True)
 class StoreRowsOp(Sm100Op):
-    """Round a fragment to bf16 and write it to the staging tile, slab by slab of ``slab`` swizzled columns."""
+    """Round a fragment to ``dtype`` and write it to the staging tile, slab by slab of ``slab`` swizzled columns."""
 
     NAME: ClassVar[str] = "sm100.store_rows"
     EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.WRITES_SMEM})
@@ -138,12 +138,13 @@ class StoreRowsOp(Sm100Op):
     value: Value = operand()
     area: str = attr()
     slab: int = attr()
+    dtype: str = attr()
 
 
 @register_op
 @dataclass(frozen=True)
 class StoreColumnsOp(Sm100Op):
-    """Round a fragment to bf16 and write its transpose to the staging tile, in slabs of ``slab`` columns of D.
+    """Round a fragment to ``dtype`` and write its transpose to the staging tile, in slabs of ``slab`` columns of D.
 
     ``lines`` is how many rows of D the tile has.
     """
@@ -155,6 +156,7 @@ class StoreColumnsOp(Sm100Op):
     area: str = attr()
     slab: int = attr()
     lines: int = attr()
+    dtype: str = attr()
 
 
 @register_op
@@ -183,7 +185,7 @@ class TmaStoreOp(Sm100Op):
 @register_op
 @dataclass(frozen=True)
 class StoreDirectOp(Sm100Op):
-    """Round a fragment to bf16 and store it element by element; ``transposed``: its rows are columns of D."""
+    """Round a fragment to D's type and store it element by element; ``transposed``: its rows are columns of D."""
 
     NAME: ClassVar[str] = "sm100.store_direct"
     EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.WRITES_GMEM})

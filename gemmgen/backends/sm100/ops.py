@@ -6,6 +6,7 @@ same laws, the same spelling. ``HOPPER`` says which op stands for which.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
@@ -61,8 +62,7 @@ def renamed(module: Module) -> Module:
         mine = HOPPER.get(type(op))
         if mine is None:
             return None
-        fields = {name: getattr(op, name) for name in op.__dataclass_fields__ if name != "origin"}
-        return mine(**fields, origin=op.origin)
+        return mine(**{field.name: getattr(op, field.name) for field in dataclasses.fields(op)})
 
     return map_ops(module, rename)
 

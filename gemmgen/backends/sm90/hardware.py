@@ -22,12 +22,13 @@ MAX_THREADS = 1024
 MAX_BOX = 256
 """Elements of a TMA box along each axis."""
 BULK_ALIGN_BYTES = 128
+STORE_GRANULE_BYTES = 16
 """Alignment of what TMA writes into shared memory."""
 BULK_GRANULE_BYTES = 16
 """Bytes of a box's rows are a multiple of this."""
 SCALE_BYTES = 4
-OUTPUT_DTYPES = ("bf16", "f16")
-"""Types that a fragment can be rounded to on its way out."""
+OUTPUT_DTYPES = ("bf16", "f16", "f32")
+"""Types that a fragment can leave as."""
 REGISTER_STEP = 8
 MIN_REGISTERS = 24
 MAX_REGISTERS = 256

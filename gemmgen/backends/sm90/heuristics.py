@@ -26,6 +26,7 @@ LARGE_M = 12288
 """The M that stands for everything above the last bound."""
 BYTES_PER_US = 4.2e6
 MAX_STAGES = 10
+D_ITEM_BYTES = 2
 MAX_SPLIT = 8
 PRODUCER_REGISTERS = 40
 MATH_REGISTERS = 232
@@ -160,6 +161,7 @@ def choose(
     steps = max(1, -(-k // operands.step_k))
     found = candidates(hints, m, target, scale_copy, operands)
     useful = [s for s in found if s.split_k == 1 or (s.split_k <= steps and _waves(s, m, n, target) == 1)]
+    useful = [s for s in useful if not _stored_by_threads(n) or s.tile[:2] != MULTICAST_TILE]
     return min(useful or found, key=lambda schedule: (predict(schedule, m, n, k, target), str(schedule)))
 
 
@@ -199,6 +201,11 @@ def predict(schedule: Schedule, m: int, n: int, k: int, target: Capability) -> f
     steps = waves * _ceil(_ceil(k, schedule.tile[2]), schedule.split_k) * cost.step
     memory = ((m * k + n * k) * _item_bytes(schedule) + 2 * m * n) / BYTES_PER_US
     return cost.base + max(steps, memory) + waves * cost.tile
+
+
+def _stored_by_threads(n: int) -> bool:
+    """Whether rows of D end between 16-byte units; the addresses of such stores cost the largest tile its registers."""
+    return n * D_ITEM_BYTES % hw.STORE_GRANULE_BYTES != 0
 
 
 def _waves(schedule: Schedule, m: int, n: int, target: Capability) -> int:

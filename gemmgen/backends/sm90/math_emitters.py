@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from gemmgen.backends.sm90 import hardware as hw
 from gemmgen.backends.sm90 import math_ops as ops
 from gemmgen.backends.sm90.emitters import TARGET, statement, wgmma_helper, wgmma_suffix
@@ -204,13 +206,21 @@ def _store_drain(op: ops.StoreDrainOp, module: Module) -> Emission:
 @emits(ops.StoreDirectOp, TARGET)
 def _store_direct(op: ops.StoreDirectOp, module: Module) -> Emission:
     along, across = f"{wave_rows(op.waves, op.wave)} + row + i / 2 % 2 * 8", "i / 4 * 8 + 2 * quad + i % 2"
-    in_m, in_n = (across, along) if op.transposed else (along, across)
+    return direct_store(op, _count(op.value), *((across, along) if op.transposed else (along, across)))
+
+
+def direct_store(op: Any, count: int, in_m: str, in_n: str) -> Emission:
+    """The text of a target's ``store_direct``: a thread's element i of ``count`` lies at (in_m, in_n) of the tile."""
+    dtype, element = mem(op.dest).dtype.name, f"{op.value.name}[i]"
+    rounded = dtype != "f32"
     fields = {
-        "value": op.value.name, "count": _count(op.value), "dest": op.dest.name, "stride": op.stride.name,
+        "count": count, "dest": op.dest.name, "stride": op.stride.name,
         "m": f"{op.row.name} + {in_m}", "n": f"{op.col.name} + {in_n}", "rows": dim(op.rows), "cols": dim(op.cols),
-        "dtype": mem(op.dest).dtype.name,
+        "element": f"uint16_t(pack_{dtype}({element}, 0.0f))" if rounded else element,
+        "why": "Rows of D do not end on 16 bytes, where the copy engine would clip" if rounded
+        else "FP32 results fill whole sectors without the copy engine's help",
     }  # fmt: skip
-    return Emission("store_direct", fields, (pack(fields["dtype"]),))
+    return Emission("store_direct", fields, (pack(dtype),) if rounded else ())
 
 
 @emits(ops.GroupSyncOp, TARGET)
@@ -236,15 +246,16 @@ def _write_partial(op: ops.WritePartialOp, module: Module) -> Emission:
 @emits(ops.ReduceStoreOp, TARGET)
 def _reduce_store(op: ops.ReduceStoreOp, module: Module) -> Emission:
     rows, columns = op.tile
+    dtype = mem(op.dest).dtype.name
+    rounded = dtype != "f32"
     fields = {
         "base": f"smem + {offset(op.area)}", "dest": op.dest.name, "stride": op.stride.name, "row": op.row.name,
         "col": op.col.name, "quads": columns // 4, "elements": rows * columns // 4, "pitch": op.pitch,
-        "parts": op.parts, "threads": op.threads, "rows": dim(op.rows), "cols": dim(op.cols),
-        "dtype": mem(op.dest).dtype.name,
+        "parts": op.parts, "threads": op.threads, "rows": dim(op.rows), "cols": dim(op.cols), "dtype": dtype,
+        "total": f"pack_{dtype}(total.x, total.y), pack_{dtype}(total.z, total.w)" if rounded else "total",
     }  # fmt: skip
-    dtype = fields["dtype"]
-    used = (*helpers("load_shared_cluster_4"), pack(dtype), Helper("store_4", (("dtype", dtype),)))
-    return Emission("reduce_store", fields, used)
+    store = (pack(dtype), Helper("store_4", (("dtype", dtype),))) if rounded else helpers("store_f32_4")
+    return Emission("reduce_store", fields, (*helpers("load_shared_cluster_4"), *store))
 
 
 def _count(value: Value) -> int:

@@ -6,11 +6,12 @@ from gemmgen.backends.sm90 import emitters, math_emitters, names  # noqa: F401  
 from gemmgen.backends.sm90.ops import Area, Launch
 from gemmgen.emit.renderer import Renderer, render
 from gemmgen.errors import IRError
-from gemmgen.ir.core import Module, Value
+from gemmgen.ir.core import Effect, Module, Value
+from gemmgen.ir.rewrite import walk
 from gemmgen.ir.types import I32, I64, MapType, MemType
 
 DIALECT = "sm90"
-POINTER_TYPES = {"f32": "const float* __restrict__", "bf16": "uint16_t* __restrict__", "f16": "uint16_t* __restrict__"}
+POINTER_TYPES = {"f32": "float* __restrict__", "bf16": "uint16_t* __restrict__", "f16": "uint16_t* __restrict__"}
 AREA_NOTES = {
     "full": "barriers: a stage is loaded",
     "empty": "barriers: a stage is free",
@@ -35,6 +36,7 @@ def emit_cuda(module: Module) -> str:
 def write(module: Module, renderer: Renderer) -> str:
     """The file of a module whose launch, areas and parameters are Hopper's records, with the renderer's templates."""
     launch: Launch = module.attr("launch")
+    written = {value for op in walk(module) if Effect.WRITES_GMEM in op.EFFECTS for value in op.all_operands}
     body = renderer.body()
     fields = {
         "title": module.name,
@@ -45,7 +47,7 @@ def write(module: Module, renderer: Renderer) -> str:
         "helpers": renderer.helpers(),
         "threads": launch.threads,
         "name": module.name,
-        "params": ", ".join(_parameter(value) for value in module.args),
+        "params": ", ".join(_parameter(value, value in written) for value in module.args),
         "preamble": ["const uint32_t rank = cluster_rank();"] if launch.cluster > 1 else [],
         "body": body,
     }
@@ -72,11 +74,11 @@ def _area(area: Area) -> dict[str, object]:
     return {"constants": ", ".join(constants), "note": f"{note}, {stages}"}
 
 
-def _parameter(value: Value) -> str:
+def _parameter(value: Value, written: bool) -> str:
     if isinstance(value.type, MapType):
         return f"const __grid_constant__ TensorMap {value.name}"
     if isinstance(value.type, MemType):
-        return f"{POINTER_TYPES[value.type.dtype.name]} {value.name}"
+        return f"{'' if written else 'const '}{POINTER_TYPES[value.type.dtype.name]} {value.name}"
     if value.type == I64:
         return f"int64_t {value.name}"
     if value.type == I32:

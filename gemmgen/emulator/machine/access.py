@@ -239,9 +239,10 @@ def _store_shared(x: Unit, region: Region, rows: Data, pc: int, racy: bool) -> N
             conflict = _write_shadow(shared.shadow, access, offsets[chosen], size, GRANULE)
             report_conflict(x, conflict, pc, True, _shared_place(owner, conflict))
     indices = offsets[:, None] + np.arange(size)
+    if not (shared.written[indices].all() and (shared.data[indices] == rows).all()):
+        x.cta.machine.progress += 1
     shared.data[indices] = rows
     shared.written[indices] = True
-    x.cta.machine.progress += 1
 
 
 def _write_shadow(shadow: Shadow, access: Access, offsets: Offsets, size: int, granule: int) -> Conflict | None:
@@ -294,10 +295,11 @@ def _store_global(x: Unit, region: Region, rows: Data, pc: int, racy: bool) -> N
             conflict = _write_shadow(shadow, access, region.offsets[chosen], size, buffer.granule)
             report_conflict(x, conflict, pc, True, global_place(buffer, conflict))
     indices = region.offsets[:, None] + np.arange(size)
+    if (buffer.data[indices] != rows).any():
+        x.cta.machine.progress += 1
     buffer.data[indices] = rows
     if buffer.written is not None:
         buffer.written[indices] = True
-    x.cta.machine.progress += 1
 
 
 def global_place(buffer: Buffer, conflict: Conflict | None) -> str:

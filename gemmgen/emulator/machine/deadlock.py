@@ -29,7 +29,10 @@ def report_livelock(machine: Machine, runnable: list[Unit]) -> LaunchAborted:
     names = ", ".join(sorted({unit.name for unit in runnable}))
     fragment = runnable[0].fragments[0]
     pc = machine.program.blocks[fragment.block].start
-    return machine.recorder.fatal(Kind.LIVELOCK, f"threads spin and nothing changes: {names}", pc, runnable[0].name)
+    what = "threads spin and nothing changes"
+    if machine.report.instructions > machine.max_instructions:
+        what = f"no end after {machine.max_instructions} warp instructions"
+    return machine.recorder.fatal(Kind.LIVELOCK, f"{what}: {names}", pc, runnable[0].name)
 
 
 def _describe(machine: Machine, unit: Unit, fragment: Fragment) -> str:

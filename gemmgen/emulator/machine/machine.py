@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Step = Callable[[Unit], Any]
 IDLE_RUNS_BEFORE_LIVELOCK = 4000
 DEFAULT_RESIDENT_CTAS = 16
+DEFAULT_MAX_INSTRUCTIONS = 100_000_000
 LAUNCH_REGISTER_STEP = 8
 
 
@@ -40,6 +41,7 @@ class Machine:
         recorder: where findings go.
         exact: FP32-exact tensor cores instead of the hardware's rule.
         num_sms: what ``%nsmid`` says and how ``%smid`` wraps.
+        max_instructions: warp instructions after which the launch is given up as endless.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Machine:
         *,
         exact: bool = False,
         num_sms: int = 132,
+        max_instructions: int = DEFAULT_MAX_INSTRUCTIONS,
     ) -> None:
         self.program = program
         self.memory = memory
@@ -62,6 +65,7 @@ class Machine:
         self.report: Report = recorder.report
         self.exact = exact
         self.num_sms = num_sms
+        self.max_instructions = max_instructions
         self.clocks = Clocks()
         self.constants = ConstantPool()
         self.layout = layout
@@ -136,7 +140,7 @@ class Machine:
                 if not any(unit.fragments for unit in units):
                     break
                 raise report_deadlock(self)
-            if self._idle > IDLE_RUNS_BEFORE_LIVELOCK:
+            if self._idle > IDLE_RUNS_BEFORE_LIVELOCK or self.report.instructions > self.max_instructions:
                 raise report_livelock(self, runnable)
             self._run_unit(self._choose(runnable))
         while self.operations:

@@ -1,0 +1,98 @@
+"""Emitters of Blackwell's control ops: Hopper's for the ops that both have, and those of tensor memory."""
+
+from __future__ import annotations
+
+from gemmgen.backends.sm90 import emitters as hopper
+from gemmgen.backends.sm90 import math_emitters as hopper_math
+from gemmgen.backends.sm90 import ops as hopper_ops
+from gemmgen.backends.sm90.emitters import statement
+from gemmgen.backends.sm90.names import barrier, offset, stage_address
+from gemmgen.backends.sm100 import hardware as hw
+from gemmgen.backends.sm100 import ops
+from gemmgen.emit.emission import Emission, Helper, emits, helpers, share_emitter
+from gemmgen.ir.core import Module
+
+TARGET = "sm100"
+
+NOTES = {
+    "full": "until the stage is loaded",
+    "empty": "until every reader has released the stage",
+    "part_full": "until the partial sum is complete",
+    "part_empty": "until the partial sum before it has been read",
+}
+"""What a wait for each group of barriers waits for."""
+
+for _theirs, _mine in ops.HOPPER.items():
+    if _mine not in (ops.WaitOp, ops.ReleaseOp):
+        share_emitter(_mine, TARGET, _theirs, hopper.TARGET)
+assert hopper_math.TARGET == hopper.TARGET  # both modules have registered what is shared here
+
+
+@emits(ops.WaitOp, TARGET)
+def _wait(op: hopper_ops.WaitOp, module: Module) -> Emission:
+    parity = f"{op.cursor.name}.phase ^ 1" if op.flip else f"{op.cursor.name}.phase"
+    text = f"mbarrier_wait({barrier(op.barriers, op.cursor)}, {parity});"
+    return statement(text, NOTES[op.barriers.name], "mbarrier_wait")
+
+
+@emits(ops.ReleaseOp, TARGET)
+def _release(op: hopper_ops.ReleaseOp, module: Module) -> Emission:
+    what = "the partial sum" if op.barriers.name == "part_empty" else "the stage"
+    return Emission("release", {"barrier": barrier(op.barriers, op.cursor), "what": what}, helpers("mbarrier_arrive"))
+
+
+@emits(ops.TmemAllocOp, TARGET)
+def _tmem_alloc(op: ops.TmemAllocOp, module: Module) -> Emission:
+    fields = {"warp": op.warp, "columns": op.columns, "address": f"smem + {offset(op.area)}"}
+    return Emission("tmem_alloc", fields, helpers("tmem_alloc"))
+
+
+@emits(ops.TmemAddressOp, TARGET)
+def _tmem_address(op: ops.TmemAddressOp, module: Module) -> Emission:
+    return statement(f"const uint32_t {op.result.name} = load_shared_word(smem + {offset(op.area)});",
+                     "where the columns begin", "load_shared_word")  # fmt: skip
+
+
+@emits(ops.TmemFreeOp, TARGET)
+def _tmem_free(op: ops.TmemFreeOp, module: Module) -> Emission:
+    return statement(f"if (warp == {op.warp}) tmem_free<{op.columns}>({op.tmem.name});",
+                     "the warp that allocated the columns gives them back", "tmem_free")  # fmt: skip
+
+
+@emits(ops.FenceOp, TARGET)
+def _fence(op: ops.FenceOp, module: Module) -> Emission:
+    note = {"before": "what was done in tensor memory comes before the next barrier",
+            "after": "what is done in tensor memory comes after that barrier"}[op.side]  # fmt: skip
+    return statement(f"tmem_fence_{op.side}();", note, "tmem_fence")
+
+
+def descriptor_helper(row_bytes: int) -> Helper:
+    """The device function that makes descriptors of operand tiles."""
+    return Helper("mma_descriptor", (("row_bytes", row_bytes), ("bits", f"0x{hw.shared_descriptor(row_bytes):x}")))
+
+
+@emits(ops.MmaOp, TARGET)
+def _mma(op: ops.MmaOp, module: Module) -> Emission:
+    fields = {
+        "a": stage_address(op.a, op.cursor),
+        "b": stage_address(op.b, op.cursor),
+        "part": accumulator(op.tmem.name, op.first, op.columns, op.parts.name),
+        "instruction": f"0x{hw.instruction_descriptor(op.rows, op.columns, op.a_dtype, op.b_dtype):08x}",
+        "shape": f"{op.rows} x {op.columns}, {op.a_dtype} by {op.b_dtype}",
+        "later_steps": [{"advance": step * hw.MMA_K_BYTES >> 4} for step in range(1, op.steps)],
+        "k_bytes": hw.MMA_K_BYTES,
+        "areas": f"{op.a} and {op.b}",
+    }
+    return Emission("mma", fields, (*helpers("mma_fp8"), descriptor_helper(op.row_bytes)))
+
+
+@emits(ops.CommitOp, TARGET)
+def _commit(op: ops.CommitOp, module: Module) -> Emission:
+    return statement(f"mma_commit({barrier(op.barriers, op.cursor)});", "arrive when the products are complete",
+                     "mma_commit")  # fmt: skip
+
+
+def accumulator(tmem: str, first: int, columns: int, cursor: str) -> str:
+    """The tensor-memory address of the accumulator in the cursor's stage."""
+    start = f"{tmem} + {first}" if first else tmem
+    return f"{start} + {cursor}.stage * {columns}"

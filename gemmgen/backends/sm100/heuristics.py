@@ -1,0 +1,216 @@
+"""All tuning knowledge for Blackwell: which schedules are worth having, and which one serves which M.
+
+The choice rests on a static model, made of data-sheet rates and instruction counts. Nothing in this file was measured:
+no Blackwell GPU was at hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gemmgen.backends.capability import Capability
+from gemmgen.backends.sm90 import hardware as hopper
+from gemmgen.backends.sm100 import hardware as hw
+from gemmgen.errors import ScheduleError
+from gemmgen.frontend import scales_per_tile
+from gemmgen.schedule import Schedule
+from gemmgen.spec.model import GemmSpec, ScheduleHints
+
+STEP_K = 128
+"""A step of K: one swizzle span of FP8, one scale block."""
+M_BOUNDS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+"""Where a plan may change kernels; within a range the choice is made for its largest M."""
+LARGE_M = 8192
+"""The M that stands for everything above the last bound."""
+PLAIN_COLUMNS = (64, 96, 128, 160, 192, 224, 256)
+SWAPPED_COLUMNS = (16, 32, 64, 128)
+SWAPPED_UP_TO = 128
+MAX_STAGES, MAX_ACCUMULATORS = 10, 4
+PRODUCER_REGISTERS, MATH_REGISTERS = 40, 232
+OTHER_WARPS = 3
+"""Warps beside those that promote: loads, scales, products."""
+
+CLOCK_GHZ = 1.85
+DRAM_BYTES_PER_US = 8.0e6
+MMA_MACS_PER_CYCLE = 8192
+"""Products per SM and cycle of FP8: 4.5 PFLOP/s over 148 SMs."""
+SHARED_BYTES_PER_CYCLE = 128
+FMA_PER_CYCLE = 128
+TMEM_LOAD_WORDS_PER_CYCLE = 512
+LAUNCH_US = 2.0
+TILE_CYCLES = 1200
+"""Filling the ring and emptying the last partial sum, where no other tile hides it."""
+
+
+@dataclass(frozen=True)
+class StepModel:
+    """What one step of K costs a CTA, by the static model; cycles of engines that work side by side.
+
+    Attributes:
+        mma_cycles: the tensor core at its data-sheet rate.
+        shared_cycles: the tensor core's reads of both operands from shared memory.
+        promotion_cycles: reading the partial sum from tensor memory and adding it up, on the CUDA cores.
+        l2_bytes: operands and scales loaded.
+    """
+
+    mma_cycles: float
+    shared_cycles: float
+    promotion_cycles: float
+    l2_bytes: int
+
+    @property
+    def cycles(self) -> float:
+        """Cycles of the engine that takes longest."""
+        return max(self.mma_cycles, self.shared_cycles, self.promotion_cycles)
+
+    @property
+    def bound(self) -> str:
+        """What that engine does: ``mma``, ``shared memory`` or ``promotion``."""
+        by_name = {"mma": self.mma_cycles, "shared memory": self.shared_cycles, "promotion": self.promotion_cycles}
+        return max(by_name, key=lambda name: by_name[name])
+
+
+def model_step(schedule: Schedule) -> StepModel:
+    """The static model of a schedule's step of K. Nothing in it was measured."""
+    rows, columns = _rows_and_columns(schedule)
+    sums = rows * columns
+    scales = sum(4 * count for count, _ in _scales(schedule))
+    operand_bytes = (rows + columns) * STEP_K
+    return StepModel(
+        mma_cycles=sums * STEP_K / MMA_MACS_PER_CYCLE,
+        shared_cycles=operand_bytes / SHARED_BYTES_PER_CYCLE,
+        promotion_cycles=sums / FMA_PER_CYCLE + sums / TMEM_LOAD_WORDS_PER_CYCLE,
+        l2_bytes=operand_bytes + scales,
+    )
+
+
+def plan(spec: GemmSpec, target: Capability, scale_copy: str = "bulk") -> list[tuple[int, int | None, Schedule]]:
+    """The kernels that serve every M of a spec with known N and K, as (smallest M, largest M, schedule).
+
+    Args:
+        spec: the spec.
+        target: what the hardware can do.
+        scale_copy: how row scales reach shared memory, see ``Schedule``.
+    """
+    m, n, k = (spec.problem.dims[name] for name in ("M", "N", "K"))
+    n, k = int(n), int(k)
+    if isinstance(m, int):
+        return [(0, None, choose(spec.schedule, m, n, k, target, scale_copy))]
+    chosen: list[tuple[int, int | None, Schedule]] = []
+    low = 0
+    for high in (*M_BOUNDS, None):
+        schedule = choose(spec.schedule, high or LARGE_M, n, k, target, scale_copy)
+        if chosen and chosen[-1][2] == schedule:
+            chosen[-1] = (chosen[-1][0], high, schedule)
+        else:
+            chosen.append((low, high, schedule))
+        low = (high or 0) + 1
+    return chosen
+
+
+def choose(hints: ScheduleHints, m: int, n: int, k: int, target: Capability, scale_copy: str = "bulk") -> Schedule:
+    """The schedule with the least predicted time among those that the hints allow.
+
+    Raises:
+        ScheduleError: the hints contradict each other or the hardware, or ask for what this target cannot do yet.
+    """
+    _refuse_hints(hints)
+    found = [_with_hints(schedule, hints, target) for schedule in _candidates(hints, m, scale_copy)]
+    return min(found, key=lambda schedule: (predict(schedule, m, n, k, target), str(schedule)))
+
+
+def predict(schedule: Schedule, m: int, n: int, k: int, target: Capability) -> float:
+    """Time of one launch on data that is not in L2, in µs, by the static model."""
+    tiles = -(-m // schedule.tile[0]) * -(-n // schedule.tile[1])
+    waves = -(-tiles // target.sms)
+    cycles = waves * (-(-k // STEP_K) * model_step(schedule).cycles + TILE_CYCLES)
+    memory = (m * k + n * k + 2 * m * n) / DRAM_BYTES_PER_US
+    return LAUNCH_US + max(cycles / CLOCK_GHZ / 1000, memory)
+
+
+def most_stages(schedule: Schedule, target: Capability) -> int:
+    """The deepest ring that fits beside the staging tile; at least 1, which the allocation then refuses."""
+    rows, columns = _rows_and_columns(schedule)
+    stage = (rows + columns) * STEP_K + sum(-(-4 * count // pitch) * pitch for count, pitch in _scales(schedule)) + 16
+    rest = rows * columns * 2 + 16 * schedule.accumulators + 64
+    return max(1, min(MAX_STAGES, (target.smem_per_cta - rest) // stage))
+
+
+def most_accumulators(columns: int) -> int:
+    """Partial sums of so many columns that tensor memory holds, up to what a step can keep under way."""
+    return min(MAX_ACCUMULATORS, hw.TENSOR_MEMORY_COLUMNS // columns)
+
+
+def _candidates(hints: ScheduleHints, m: int, scale_copy: str) -> list[Schedule]:
+    """Schedules worth trying for M rows: the given tile, or the shipped list as far as the hints allow it."""
+    if hints.tile is not None:
+        if hints.tile[2] != STEP_K:
+            raise ScheduleError("the K extent of a tile", where="schedule.tile", got=hints.tile[2], need=STEP_K,
+                                fix=f"write {STEP_K}: one scale block, one swizzle span")  # fmt: skip
+        return [_schedule(hints.tile, bool(hints.swap_ab), hints.warps.math, scale_copy)]
+    swapped = hints.swap_ab if hints.swap_ab is not None else m <= SWAPPED_UP_TO
+    tiles = [(c, hw.LANES, STEP_K) if swapped else (hw.LANES, c, STEP_K)
+             for c in (SWAPPED_COLUMNS if swapped else PLAIN_COLUMNS)]  # fmt: skip
+    return [_schedule(tile, swapped, hints.warps.math, scale_copy) for tile in tiles]
+
+
+def _schedule(tile: tuple[int, int, int], swapped: bool, groups: int | None, scale_copy: str) -> Schedule:
+    columns = tile[0] if swapped else tile[1]
+    groups = groups or (2 if columns % (2 * hw.COLUMN_STEP) == 0 and columns > hw.COLUMN_STEP * 2 else 1)
+    short = hw.registers_needed(columns // groups) > _launch_registers(groups, traded=False)
+    return Schedule(
+        tile, 0, swap_ab=swapped, math_warpgroups=groups, scale_copy=scale_copy,
+        producer_registers=PRODUCER_REGISTERS if short else 0, math_registers=MATH_REGISTERS if short else 0,
+        accumulators=most_accumulators(columns),
+    )  # fmt: skip
+
+
+def _launch_registers(groups: int, *, traded: bool) -> int:
+    """Registers per thread of the launch; warps that trade registers come in whole warpgroups."""
+    others = hopper.GROUP_THREADS if traded else OTHER_WARPS * hopper.WARP_THREADS
+    return hopper.launch_registers(groups * hopper.GROUP_THREADS + others)
+
+
+def _with_hints(schedule: Schedule, hints: ScheduleHints, target: Capability) -> Schedule:
+    changes = {
+        "raster_group": hints.raster.group, "raster_along": hints.raster.along, "pdl": hints.pdl,
+        "producer_registers": hints.registers.producer, "math_registers": hints.registers.math,
+    }  # fmt: skip
+    changed = schedule.replace(**{name: value for name, value in changes.items() if value is not None})
+    return _checked(changed.replace(stages=hints.stages or most_stages(changed, target)))
+
+
+def _refuse_hints(hints: ScheduleHints) -> None:
+    """Raise ScheduleError for what other targets can do and this one cannot yet."""
+    for name, value, only in (("cluster", hints.cluster, (1, 1)), ("split_k", hints.split_k, 1),
+                              ("scheduler", hints.scheduler, "persistent")):  # fmt: skip
+        if value not in (None, only):
+            shown = list(only) if isinstance(only, tuple) else only
+            raise ScheduleError(f"schedule.{name} on Blackwell", where=f"schedule.{name}", got=value, need=shown,
+                                fix=f"leave {name} auto")  # fmt: skip
+
+
+def _checked(schedule: Schedule) -> Schedule:
+    """The schedule, if the hardware can do it."""
+    rows, columns = _rows_and_columns(schedule)
+    groups = schedule.math_warpgroups
+    hw.check_mma_tile(rows, columns, groups)
+    hw.allocated_columns(columns * schedule.accumulators)
+    threads = (groups + 1) * hopper.GROUP_THREADS
+    hw.check_registers(columns // groups, schedule.math_registers or _launch_registers(groups, traded=False))
+    if schedule.math_registers or schedule.producer_registers:
+        hopper.check_setmaxnreg([schedule.math_registers] * groups + [schedule.producer_registers], threads)
+        hopper.check_register_trade(schedule.math_registers, schedule.producer_registers, threads)
+    return schedule
+
+
+def _scales(schedule: Schedule) -> list[tuple[int, int]]:
+    """Scales that a stage holds, A's and B's, with the bytes that their place is rounded up to."""
+    rows, blocks = scales_per_tile(schedule.tile[0], 1), scales_per_tile(schedule.tile[1], STEP_K)
+    return [(rows, hopper.BULK_ALIGN_BYTES if schedule.scale_copy == "bulk" else 16), (blocks, 16)]
+
+
+def _rows_and_columns(schedule: Schedule) -> tuple[int, int]:
+    """The tile as tcgen05.mma sees it: its M side and its N side."""
+    m, n, _ = schedule.tile
+    return (n, m) if schedule.swap_ab else (m, n)
