@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 
+from gemmgen import dump
 from gemmgen.backends.capability import capability
 from gemmgen.frontend import build_tile_module
 from gemmgen.ir.core import Module
@@ -53,6 +54,11 @@ class Artifact:
         levels = {level: texts[stage] for level, stage in STAGES.items() if stage in texts}
         return {**texts, **levels, "target": str(self.result.module)}
 
+    @property
+    def pass_ms(self) -> Mapping[str, float]:
+        """Milliseconds that each pass took, the verifier left out."""
+        return {snapshot.stage: 1000.0 * snapshot.seconds for snapshot in self.result.snapshots}
+
 
 def plan(spec: GemmSpec, target: str, scale_copy: str = "bulk") -> tuple[PlanEntry, ...]:
     """The kernels for every M of a spec whose other dimensions are fixed, by ascending M.
@@ -74,7 +80,8 @@ def build(spec: GemmSpec, target: str, schedule: Schedule) -> Artifact:
         ScheduleError: the target's hardware cannot do what the schedule says.
     """
     record = capability(target)
-    result = pipeline(schedule, record).run(build_tile_module(spec, schedule, target))
+    folder = dump.folder_of(spec.name, target, schedule)
+    result = pipeline(schedule, record).run(build_tile_module(spec, schedule, target), dump_dir=folder)
     return artifact_of(result, schedule)
 
 

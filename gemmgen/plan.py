@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+from gemmgen import dump
 from gemmgen.errors import GemmgenError, NotCompiledError
 from gemmgen.runtime import nvrtc
 from gemmgen.runtime.cache import Cache, digest
@@ -50,6 +52,11 @@ class Artifact(Protocol):
     @property
     def schedule(self) -> Any:
         """Every decision that was made, printable."""
+        ...
+
+    @property
+    def pass_ms(self) -> Mapping[str, float]:
+        """Milliseconds that each pass took."""
         ...
 
 
@@ -210,9 +217,20 @@ class Variant:
         version = "{}.{}".format(*nvrtc.nvrtc_version())
         options = " ".join(nvrtc.compile_options(target))
         key = digest("cubin", artifact.source, artifact.name, options, version, nvrtc.nvrtc_identity(), target)
+        started = time.perf_counter()
         parts = self._plan.cache.get_or_make("cubin", key, lambda: _compile_parts(artifact, target))
         self._plan.cache.record(self._request_key(), {"cubin": key, "launch": artifact.launch.to_dict()})
-        return Binary.from_parts(key, parts, artifact.launch)
+        binary = Binary.from_parts(key, parts, artifact.launch)
+        if dump.root() is not None:
+            self._dump(binary, 1000.0 * (time.perf_counter() - started))
+        return binary
+
+    def _dump(self, binary: Binary, compile_ms: float) -> None:
+        """Write the kernel beside its IR, with the time that each pass and NVRTC (or its cache) took."""
+        artifact, target = self.artifact, self._plan.target
+        folder = dump.folder_of(artifact.name, target, self.schedule)
+        timings = {**artifact.pass_ms, "nvrtc or cache": compile_ms}
+        dump.write_kernel(folder, artifact.name, binary.source, binary.ptx, binary.cubin, timings)
 
 
 class Plan:

@@ -50,7 +50,9 @@ class Case:
         a, b, d = (replace(getattr(spec.operands, name), dtype=self.dtype) for name in "abd")
         operands = replace(spec.operands, a=a, b=b, d=replace(d, dtype=self.out or self.dtype))
         problem = replace(spec.problem, layout=self.layout)
-        return replace(spec, problem=problem, operands=operands, schedule=ScheduleHints(**dict(self.hints)))
+        name = f"{self.dtype}_gemm_{self.layout.lower()}"
+        hints = ScheduleHints(**dict(self.hints))
+        return replace(spec, name=name, problem=problem, operands=operands, schedule=hints)
 
     @property
     def artifact(self) -> compiler.Artifact:
@@ -72,7 +74,9 @@ def compiled(source: str, name: str) -> nvrtc.Compiled:
     return nvrtc.compile_cuda(source, name, TARGET)
 
 
-def case(layout: str, sizes: tuple[int, int, int], dtype: str = "bf16", out: str = "", padding: int = 0, **hints: Any) -> Case:
+def case(
+    layout: str, sizes: tuple[int, int, int], dtype: str = "bf16", out: str = "", padding: int = 0, **hints: Any
+) -> Case:
     """A case with its hints as keywords."""
     return Case(layout, sizes, dtype, out, padding, tuple(hints.items()))
 

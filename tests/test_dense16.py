@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
-from dense16_support import Case, case, compiled, run
+from dense16_support import Case, case, run
 
 LAYOUTS = ("NT", "NN", "TN", "TT")
 SCHEDULES = ("fifo", "random", "adversarial")
@@ -44,21 +46,52 @@ TYPES = [
     case("TN", (150, 104, 136), "f16", tile=(128, 96, 64)),
     case("NN", (20, 104, 200), "f16", tile=(32, 64, 64), swap_ab=True, split_k=2),
     case("TT", (40, 104, 200), "f16", tile=(48, 64, 64), swap_ab=True),
-    case("TN", (150, 99, 136), out="f32", padding=4, tile=(128, 96, 64)),
+    case("TN", (150, 99, 136), out="f32", padding=8, tile=(128, 96, 64)),
     case("NT", (20, 99, 330), "f16", "f32", tile=(32, 64, 64), swap_ab=True, split_k=2),
     case("TN", (20, 99, 136), out="f32", tile=(32, 128, 64), swap_ab=True),
     case("NN", (150, 132, 330), out="f32", tile=(128, 64, 64), split_k=2),
 ]
 
 
-@pytest.mark.parametrize("index", range(len(SCHEDULES)))
-@pytest.mark.parametrize("what", [*TAILS, *WIDE, *CLUSTERS, *SMALL_M, *TYPES], ids=str)
-def test_values_and_findings(what: Case, index: int):
-    """Each case meets one scheduler per index; all three together would not fit CI's time."""
-    cases = [*TAILS, *WIDE, *CLUSTERS, *SMALL_M, *TYPES]
-    if cases.index(what) % len(SCHEDULES) != index:
-        pytest.skip("this case meets another scheduler")
-    found = run(what, schedule=SCHEDULES[index])
+CASES = [*TAILS, *WIDE, *CLUSTERS, *SMALL_M, *TYPES]
+ALL = [(what, SCHEDULES[index % len(SCHEDULES)]) for index, what in enumerate(CASES)]
+"""Each case meets one of the schedulers."""
+
+
+@pytest.mark.parametrize(("what", "schedule"), ALL, ids=str)
+def test_values_and_findings(what: Case, schedule: str):
+    found = run(what, schedule=schedule)
     assert found.report.ok, str(found.report)
     assert found.difference < LIMITS[what.out or what.dtype]
     assert found.strays == 0
+
+
+def test_a_planned_kernel_without_hints():
+    what = case("TN", (70, 72, 200))
+    assert what.artifact.schedule.tile[2] == 64
+    found = run(what)
+    assert found.report.ok, str(found.report)
+    assert found.difference < LIMITS["bf16"]
+
+
+TRANSPOSED = case("TN", (150, 200, 136), tile=(128, 96, 64))
+MISTAKES = {
+    "operands not transposed": (r"accumulate, 1, 1, 1, 1;", "accumulate, 1, 1, 0, 0;"),
+    "strides of the descriptor exchanged": (
+        r"\((\d+) >> 4\) << 32 \| uint64_t\((\d+) >> 4\)",
+        r"(\2 >> 4) << 32 | uint64_t(\1 >> 4)",
+    ),
+    "K advances too little": (r"desc_b \+ 64\b", "desc_b + 32"),
+    "a slab loaded twice": (r"m0_1 \+ 64", "m0_1"),
+    "a slab in another's place": (r"kStageBytesA \+ 8192", "kStageBytesA"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_wrong_addresses_are_noticed(mistake: str):
+    """The same checks fail when one detail of transposed operands is wrong."""
+    pattern, replacement = MISTAKES[mistake]
+    source, count = re.subn(pattern, replacement, TRANSPOSED.artifact.source)
+    assert count
+    found = run(TRANSPOSED, source)
+    assert not found.report.ok or not found.difference < 1e-3

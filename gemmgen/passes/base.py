@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from gemmgen import dump
 from gemmgen.errors import IRError
 from gemmgen.ir.core import Level, Module, Op
 from gemmgen.ir.printer import print_module
 from gemmgen.ir.rewrite import map_ops, walk
 from gemmgen.ir.verifier import verify
 
-DUMP_VARIABLE = "GEMMGEN_DUMP"
 INPUT_STAGE = "input"
 
 
@@ -93,7 +92,7 @@ class PassPipeline:
         Raises:
             IRError: the module is illegal, or a pass does not accept its level or broke a law.
         """
-        dump_dir = dump_dir or _dump_dir_from_environment()
+        dump_dir = dump_dir or dump.root()
         verify(module)
         snapshots = [Snapshot(INPUT_STAGE, module)]
         _dump(dump_dir, 0, snapshots[0])
@@ -138,11 +137,6 @@ def _verify_after(step: Pass, module: Module) -> None:
 def _stage_name(step: Pass, earlier: tuple[Pass, ...]) -> str:
     count = 1 + sum(other.name == step.name for other in earlier)
     return step.name if count == 1 else f"{step.name}.{count}"
-
-
-def _dump_dir_from_environment() -> Path | None:
-    directory = os.environ.get(DUMP_VARIABLE)
-    return Path(directory) if directory else None
 
 
 def _dump(directory: Path | None, number: int, snapshot: Snapshot) -> None:

@@ -19,7 +19,7 @@ MIN_COLUMNS, MAX_COLUMNS, COLUMN_STEP = 16, 256, 16
 """The N side of tcgen05.mma with 128 rows; steps of 8 are unconfirmed on silicon."""
 LOAD_COLUMNS = (32, 16, 8)
 """Columns of one tcgen05.ld, widest first: a thread gets one 32-bit register for each."""
-OTHER_REGISTERS = 40
+OTHER_REGISTERS = 48
 """Registers a promoting thread needs beside its sums and one load: addresses, loop state, scales."""
 STORED_DTYPES = ("bf16", "f16")
 """Types that the epilogue rounds FP32 sums to."""

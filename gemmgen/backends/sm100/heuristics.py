@@ -27,8 +27,6 @@ SWAPPED_COLUMNS = (16, 32, 64, 128)
 SWAPPED_UP_TO = 128
 MAX_STAGES, MAX_ACCUMULATORS = 10, 4
 PRODUCER_REGISTERS, MATH_REGISTERS = 40, 232
-OTHER_WARPS = 3
-"""Warps beside those that promote: loads, scales, products."""
 
 CLOCK_GHZ = 1.85
 DRAM_BYTES_PER_US = 8.0e6
@@ -157,7 +155,7 @@ def _candidates(hints: ScheduleHints, m: int, scale_copy: str) -> list[Schedule]
 def _schedule(tile: tuple[int, int, int], swapped: bool, groups: int | None, scale_copy: str) -> Schedule:
     columns = tile[0] if swapped else tile[1]
     groups = groups or (2 if columns % (2 * hw.COLUMN_STEP) == 0 and columns > hw.COLUMN_STEP * 2 else 1)
-    short = hw.registers_needed(columns // groups) > _launch_registers(groups, traded=False)
+    short = hw.registers_needed(columns // groups) > hopper.launch_registers(_threads(groups))
     return Schedule(
         tile, 0, swap_ab=swapped, math_warpgroups=groups, scale_copy=scale_copy,
         producer_registers=PRODUCER_REGISTERS if short else 0, math_registers=MATH_REGISTERS if short else 0,
@@ -165,10 +163,9 @@ def _schedule(tile: tuple[int, int, int], swapped: bool, groups: int | None, sca
     )  # fmt: skip
 
 
-def _launch_registers(groups: int, *, traded: bool) -> int:
-    """Registers per thread of the launch; warps that trade registers come in whole warpgroups."""
-    others = hopper.GROUP_THREADS if traded else OTHER_WARPS * hopper.WARP_THREADS
-    return hopper.launch_registers(groups * hopper.GROUP_THREADS + others)
+def _threads(groups: int) -> int:
+    """Threads per CTA as the register file counts them: warps for loads, scales and products make a warpgroup."""
+    return (groups + 1) * hopper.GROUP_THREADS
 
 
 def _with_hints(schedule: Schedule, hints: ScheduleHints, target: Capability) -> Schedule:
@@ -196,8 +193,8 @@ def _checked(schedule: Schedule) -> Schedule:
     groups = schedule.math_warpgroups
     hw.check_mma_tile(rows, columns, groups)
     hw.allocated_columns(columns * schedule.accumulators)
-    threads = (groups + 1) * hopper.GROUP_THREADS
-    hw.check_registers(columns // groups, schedule.math_registers or _launch_registers(groups, traded=False))
+    threads = _threads(groups)
+    hw.check_registers(columns // groups, schedule.math_registers or hopper.launch_registers(threads))
     if schedule.math_registers or schedule.producer_registers:
         hopper.check_setmaxnreg([schedule.math_registers] * groups + [schedule.producer_registers], threads)
         hopper.check_register_trade(schedule.math_registers, schedule.producer_registers, threads)

@@ -75,8 +75,9 @@ def load_helper(width: int) -> Helper:
 
 @emits(ops.ScaleOp, TARGET)
 def _scale(op: ops.ScaleOp, module: Module) -> Emission:
+    columns = _columns(op.value)
     fields = {
-        "value": op.value.name, "columns": _columns(op.value), "row_scale": op.row_scale.name,
+        "value": op.value.name, "columns": columns, "width": hw.load_columns(columns), "row_scale": op.row_scale.name,
         "row_stride": op.row_stride.name, "rows": dim(op.rows), "col_scale": op.col_scale.name,
         "col_stride": op.col_stride.name, "cols": dim(op.cols), "row": op.row.name, "col": op.col.name,
     }  # fmt: skip

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gemmgen.backends.capability import Capability
+from gemmgen.backends.model import Prediction, Rounds
 from gemmgen.backends.sm90 import hardware as hw
 from gemmgen.errors import ScheduleError
 from gemmgen.frontend import scales_per_tile
@@ -144,6 +145,11 @@ def plan(spec: GemmSpec, target: Capability, scale_copy: str = "bulk") -> list[t
     return chosen
 
 
+def deciding_m(m: int) -> int:
+    """The M for which a plan chose the kernel that serves ``m``: the largest of its range."""
+    return next((bound for bound in M_BOUNDS if m <= bound), LARGE_M)
+
+
 def choose(
     hints: ScheduleHints,
     m: int,
@@ -158,11 +164,28 @@ def choose(
     Raises:
         ScheduleError: the hints contradict each other or the hardware.
     """
+    return ranked(hints, m, n, k, target, scale_copy, operands)[0][1]
+
+
+def ranked(
+    hints: ScheduleHints,
+    m: int,
+    n: int,
+    k: int,
+    target: Capability,
+    scale_copy: str = "bulk",
+    operands: Operands = FP8,
+) -> list[tuple[Prediction, Schedule]]:
+    """The schedules that the hints allow and that suit the shape, least predicted time first.
+
+    Raises:
+        ScheduleError: the hints contradict each other or the hardware.
+    """
     steps = max(1, -(-k // operands.step_k))
-    found = candidates(hints, m, target, scale_copy, operands)
-    useful = [s for s in found if s.split_k == 1 or (s.split_k <= steps and _waves(s, m, n, target) == 1)]
-    useful = [s for s in useful if not _stored_by_threads(n) or s.tile[:2] != MULTICAST_TILE]
-    return min(useful or found, key=lambda schedule: (predict(schedule, m, n, k, target), str(schedule)))
+    found = [(prediction(s, m, n, k, target), s) for s in candidates(hints, m, target, scale_copy, operands)]
+    useful = [(p, s) for p, s in found if s.split_k == 1 or (s.split_k <= steps and p.rounds.count == 1)]
+    useful = [(p, s) for p, s in useful if not _stored_by_threads(n) or s.tile[:2] != MULTICAST_TILE]
+    return sorted(useful or found, key=lambda pair: (pair[0].total_us, str(pair[1])))
 
 
 def candidates(
@@ -196,11 +219,15 @@ def candidates(
 
 def predict(schedule: Schedule, m: int, n: int, k: int, target: Capability) -> float:
     """Predicted time of one launch on data that is not in L2, in µs."""
+    return prediction(schedule, m, n, k, target).total_us
+
+
+def prediction(schedule: Schedule, m: int, n: int, k: int, target: Capability) -> Prediction:
+    """The terms of a launch's predicted time."""
     cost = _cost(schedule)
-    waves = _waves(schedule, m, n, target)
-    steps = waves * _ceil(_ceil(k, schedule.tile[2]), schedule.split_k) * cost.step
+    steps = _ceil(_ceil(k, schedule.tile[2]), schedule.split_k)
     memory = ((m * k + n * k) * _item_bytes(schedule) + 2 * m * n) / BYTES_PER_US
-    return cost.base + max(steps, memory) + waves * cost.tile
+    return Prediction(cost.base, cost.step, cost.tile, memory, steps, _rounds(schedule, m, n, target))
 
 
 def _stored_by_threads(n: int) -> bool:
@@ -208,12 +235,12 @@ def _stored_by_threads(n: int) -> bool:
     return n * D_ITEM_BYTES % hw.STORE_GRANULE_BYTES != 0
 
 
-def _waves(schedule: Schedule, m: int, n: int, target: Capability) -> int:
-    """Rounds of CTAs, one per SM, that the output's tiles take."""
+def _rounds(schedule: Schedule, m: int, n: int, target: Capability) -> Rounds:
+    """How the output's tiles, whole clusters of them, are dealt out, one CTA per SM."""
     tiles_m = _round_up(-(-m // schedule.tile[0]), schedule.cluster[0])
     tiles_n = _round_up(-(-n // schedule.tile[1]), schedule.cluster[1])
     at_once = CLUSTER_FILL.get(schedule.cluster_size, schedule.cluster_size) * target.sms // CLUSTER_FILL[1]
-    return -(-tiles_m * tiles_n * schedule.split_k // at_once)
+    return Rounds((tiles_m, tiles_n), tiles_m * tiles_n * schedule.split_k, at_once)
 
 
 def _cost(schedule: Schedule) -> Cost:

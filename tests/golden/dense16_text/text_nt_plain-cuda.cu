@@ -1,0 +1,285 @@
+// bf16_gemm_nt
+// Written by gemmgen for sm_90a. [op] at a comment's end names the IR op that the lines come from.
+// 384 threads per CTA, 1 CTAs per cluster, 128 x 256 of D per scheduler tile.
+// Persistent: launch as many CTAs as SMs; each goes on to further tiles.
+
+typedef unsigned short uint16_t;
+typedef unsigned int uint32_t;
+typedef unsigned long long uint64_t;
+typedef long long int64_t;
+
+// A CUtensorMap, opaque to the kernel.
+struct alignas(64) TensorMap {
+    uint64_t words[16];
+};
+
+// Shared memory of a CTA, in bytes: 213040 in all.
+constexpr uint32_t kOffsetA = 0, kStageBytesA = 16384;  // tiles of a, 3 stages
+constexpr uint32_t kOffsetB = 49152, kStageBytesB = 32768;  // tiles of b, 3 stages
+constexpr uint32_t kOffsetStaging = 147456;  // output tile on its way out, once
+constexpr uint32_t kOffsetFull = 212992;  // barriers: a stage is loaded, 3 stages
+constexpr uint32_t kOffsetEmpty = 213016;  // barriers: a stage is free, 3 stages
+
+// True in one thread of a converged warp, always the same.
+__device__ __forceinline__ bool elect_one()
+{
+    uint32_t elected;
+    asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}" : "=r"(elected));
+    return elected;
+}
+
+__device__ __forceinline__ void fence_async_shared()
+{
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+__device__ __forceinline__ void fence_barrier_init()
+{
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+__device__ __forceinline__ void mbarrier_arrive(uint32_t barrier)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(barrier) : "memory");
+}
+
+__device__ __forceinline__ void mbarrier_expect(uint32_t barrier, uint32_t bytes)
+{
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(barrier), "r"(bytes) : "memory");
+}
+
+__device__ __forceinline__ void mbarrier_init(uint32_t barrier, uint32_t arrivals)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(barrier), "r"(arrivals));
+}
+
+__device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity)
+{
+    asm volatile("{\n"
+                 ".reg .pred done;\n"
+                 "AGAIN:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+                 "@!done bra AGAIN;\n"
+                 "}" :: "r"(barrier), "r"(parity) : "memory");
+}
+
+__device__ __forceinline__ void named_barrier_sync(uint32_t id, uint32_t threads)
+{
+    asm volatile("bar.sync %0, %1;" :: "r"(id), "r"(threads) : "memory");
+}
+
+__device__ __forceinline__ uint32_t pack_bf16(float low, float high)
+{
+    uint32_t packed;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+    return packed;
+}
+
+struct TilePosition {
+    uint32_t along, across;
+};
+
+// Groups of kGroup tiles of one axis run through the whole other axis; the last group may be smaller.
+template <uint32_t kGroup>
+__device__ __forceinline__ TilePosition rasterize(uint32_t tile, uint32_t tiles_along, uint32_t tiles_across)
+{
+    const uint32_t group = tile / (kGroup * tiles_across), inside = tile % (kGroup * tiles_across);
+    const uint32_t left = tiles_along - group * kGroup, size = left < kGroup ? left : kGroup;
+    return {group * kGroup + inside % size, inside / size};
+}
+
+// A stage of a ring, and the parity of the phase its barriers are in.
+struct RingCursor {
+    uint32_t stage = 0, phase = 0;
+
+    template <uint32_t kStages>
+    __device__ __forceinline__ void advance()
+    {
+        if (++stage == kStages) {
+            stage = 0;
+            phase ^= 1;
+        }
+    }
+};
+
+template <uint32_t kCount>
+__device__ __forceinline__ void take_registers()
+{
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(kCount));
+}
+
+template <uint32_t kCount>
+__device__ __forceinline__ void give_registers()
+{
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(kCount));
+}
+
+__device__ __forceinline__ void stmatrix_4(uint32_t address, uint32_t a, uint32_t b, uint32_t c, uint32_t d)
+{
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], { %1, %2, %3, %4};"
+                 :: "r"(address), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
+}
+
+__device__ __forceinline__ void tma_load(uint32_t to, const TensorMap* map, uint32_t barrier, uint32_t col, uint32_t row)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, { %3, %4}], [%2];"
+                 :: "r"(to), "l"(map), "r"(barrier), "r"(col), "r"(row) : "memory");
+}
+
+__device__ __forceinline__ void tma_store(const TensorMap* map, uint32_t from, uint32_t col, uint32_t row)
+{
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, { %2, %3}], [%1];"
+                 :: "l"(map), "r"(from), "r"(col), "r"(row) : "memory");
+}
+
+__device__ __forceinline__ void tma_store_commit()
+{
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+// Shared memory of all groups has been read; it may be written again.
+__device__ __forceinline__ void tma_store_wait_read()
+{
+    asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+
+__device__ __forceinline__ void tma_store_drain()
+{
+    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
+
+// d += a · bᵀ
+__device__ __forceinline__ void wgmma_add_m64n256k16_bf16_bf16(float (&d)[128], uint64_t desc_a, uint64_t desc_b)
+{
+    asm volatile("{\n"
+                 ".reg .pred accumulate;\n"
+                 "setp.eq.b32 accumulate, 0, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
+                 "%128, %129, accumulate, 1, 1, 0, 0;\n"
+                 "}"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63]), "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]), "+f"(d[70]), "+f"(d[71]), "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79]), "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87]), "+f"(d[88]), "+f"(d[89]), "+f"(d[90]), "+f"(d[91]), "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95]), "+f"(d[96]), "+f"(d[97]), "+f"(d[98]), "+f"(d[99]), "+f"(d[100]), "+f"(d[101]), "+f"(d[102]), "+f"(d[103]), "+f"(d[104]), "+f"(d[105]), "+f"(d[106]), "+f"(d[107]), "+f"(d[108]), "+f"(d[109]), "+f"(d[110]), "+f"(d[111]), "+f"(d[112]), "+f"(d[113]), "+f"(d[114]), "+f"(d[115]), "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119]), "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
+                 : "l"(desc_a), "l"(desc_b));
+}
+
+// A dense K-major tile of 128-byte rows, swizzled: 1024 bytes from 8 rows to the next 8.
+__device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t address)
+{
+    return uint64_t(1) << 62 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 16 | (address & 0x3FFFF) >> 4;
+}
+
+__device__ __forceinline__ void wgmma_fence()
+{
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ void wgmma_commit()
+{
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+// The values are defined only after the wait, so the compiler must not use them earlier.
+template <uint32_t kPending, uint32_t kCount>
+__device__ __forceinline__ void wgmma_wait(float (&values)[kCount])
+{
+    asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(kPending) : "memory");
+#pragma unroll
+    for (uint32_t i = 0; i < kCount; ++i) asm volatile("" : "+f"(values[i]));
+}
+
+extern "C" __global__ void __launch_bounds__(384, 1)
+bf16_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ TensorMap tma_a, const __grid_constant__ TensorMap tma_b, uint32_t M)
+{
+    extern __shared__ __align__(1024) unsigned char shared_memory[];
+    const uint32_t smem = uint32_t(__cvta_generic_to_shared(shared_memory));
+    const uint32_t warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
+    const uint32_t full = smem + kOffsetFull;  // one mbarrier per stage; 1 arrivals and all expected bytes end a phase [sm90.barriers]
+    const uint32_t empty = smem + kOffsetEmpty;  // one mbarrier per stage; 8 arrivals and all expected bytes end a phase [sm90.barriers]
+    // One thread initialises the barriers; the fence shows them to the cluster and to the copy engine. [sm90.init_barriers]
+    if (threadIdx.x == 0) {
+        for (uint32_t stage = 0; stage < 3; ++stage) mbarrier_init(full + 8 * stage, 1);
+        for (uint32_t stage = 0; stage < 3; ++stage) mbarrier_init(empty + 8 * stage, 8);
+        fence_barrier_init();
+    }
+    __syncthreads();  // all threads of the CTA meet [sm90.sync]
+    if (warp < 8) {
+        // ---- math: warps 0 to 7 [sm90.warps]
+        take_registers<232>();  // take the registers that the loading warps gave up [sm90.set_registers]
+        // Element i of a thread's fragment is row + 8 * (i / 2 % 2), column 8 * (i / 4) + 2 * quad + i % 2. [sm90.thread_position]
+        const uint32_t warpgroup = warp / 4;
+        [[maybe_unused]] const uint32_t row = warp % 4 * 16 + lane / 4;
+        [[maybe_unused]] const uint32_t quad = lane % 4;
+        RingCursor cursor;  // this role's place in the ring [sm90.cursor]
+        // Output tiles of this CTA, 8 along m before the other axis advances, so that L2 is reused. [sm90.tile_loop]
+        const uint32_t tiles_m = (M + 127u) / 128u, tiles_n = (4096u + 255u) / 256u;
+        for (uint32_t tile = blockIdx.x; tile < tiles_m * tiles_n; tile += gridDim.x) {
+            const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
+            [[maybe_unused]] const uint32_t m0 = position.along * 128, n0 = position.across * 256;
+            float sum[128] = {};  // FP32 registers of this thread [sm90.zero]
+            for (uint32_t k0 = 0; k0 < 7168u; k0 += 64) {  // steps of K [sm90.k_loop]
+                mbarrier_wait(full + 8 * cursor.stage, cursor.phase);  // until the stage is loaded [sm90.wait]
+                // Products of this warpgroup's 64 rows of a, all of b, 32 bytes of K at a time. [sm90.wgmma]
+                {
+                    const uint64_t desc_a = wgmma_descriptor(smem + kOffsetA + cursor.stage * kStageBytesA + warpgroup * 64 * 128);
+                    const uint64_t desc_b = wgmma_descriptor(smem + kOffsetB + cursor.stage * kStageBytesB);
+                    wgmma_fence();
+                    wgmma_add_m64n256k16_bf16_bf16(sum, desc_a, desc_b);
+                    wgmma_add_m64n256k16_bf16_bf16(sum, desc_a + 2, desc_b + 2);
+                    wgmma_add_m64n256k16_bf16_bf16(sum, desc_a + 4, desc_b + 4);
+                    wgmma_add_m64n256k16_bf16_bf16(sum, desc_a + 6, desc_b + 6);
+                    wgmma_commit();
+                }
+                wgmma_wait<0>(sum);  // the products are in registers [sm90.wgmma_wait]
+                __syncwarp();
+                if (lane == 0) mbarrier_arrive(empty + 8 * cursor.stage);  // this warp has read the stage [sm90.release]
+                cursor.advance<3>();  // next stage [sm90.advance]
+            }
+            // The copy engine has read what this warpgroup staged before. [sm90.staging_wait]
+            if (threadIdx.x % 128 == 0) tma_store_wait_read();
+            named_barrier_sync(1 + warpgroup, 128);
+            // Round to bf16 and write 16 columns at a time; 16-byte chunks are swizzled as the copy engine expects. [sm90.store_rows]
+            #pragma unroll
+            for (uint32_t group = 0; group < 16; ++group) {
+                const uint32_t line = (warp % 4 * 16 + lane % 16) * 128;
+                const uint32_t chunk = 16 * group % 64 / 8 + lane / 16;
+                const uint32_t slab = smem + kOffsetStaging + warpgroup * 32768 + 16 * group / 64 * 8192;
+                stmatrix_4(slab + line + ((chunk ^ (line >> 7 & 7)) << 4),
+                           pack_bf16(sum[8 * group + 0], sum[8 * group + 1]),
+                           pack_bf16(sum[8 * group + 2], sum[8 * group + 3]),
+                           pack_bf16(sum[8 * group + 4], sum[8 * group + 5]),
+                           pack_bf16(sum[8 * group + 6], sum[8 * group + 7]));
+            }
+            // Each thread publishes its writes to the copy engine; then one thread may store them. [sm90.staging_publish]
+            fence_async_shared();
+            named_barrier_sync(1 + warpgroup, 128);
+            // One thread per warpgroup hands the boxes to the copy engine, which drops what lies outside of D. [sm90.tma_store]
+            if (threadIdx.x % 128 == 0) {
+                tma_store(&tma_d, smem + kOffsetStaging + warpgroup * 32768, n0, m0 + warpgroup * 64);
+                tma_store(&tma_d, smem + kOffsetStaging + warpgroup * 32768 + 8192, n0 + 64, m0 + warpgroup * 64);
+                tma_store(&tma_d, smem + kOffsetStaging + warpgroup * 32768 + 16384, n0 + 128, m0 + warpgroup * 64);
+                tma_store(&tma_d, smem + kOffsetStaging + warpgroup * 32768 + 24576, n0 + 192, m0 + warpgroup * 64);
+            }
+            if (threadIdx.x % 128 == 0) tma_store_commit();  // these stores are one group [sm90.store_commit]
+        }
+        if (threadIdx.x % 128 == 0) tma_store_drain();  // shared memory lives until all stores are done [sm90.store_drain]
+    } else if (warp >= 8 && warp <= 11) {
+        // ---- load: warps 8 to 11 [sm90.warps]
+        give_registers<40>();  // give registers to the multiplying warps [sm90.set_registers]
+        if (warp == 8 && elect_one()) {
+            // ---- load: one thread of warp 8 [sm90.warps]
+            RingCursor cursor_1;  // this role's place in the ring [sm90.cursor]
+            // Output tiles of this CTA, 8 along m before the other axis advances, so that L2 is reused. [sm90.tile_loop]
+            const uint32_t tiles_m = (M + 127u) / 128u, tiles_n = (4096u + 255u) / 256u;
+            for (uint32_t tile = blockIdx.x; tile < tiles_m * tiles_n; tile += gridDim.x) {
+                const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
+                [[maybe_unused]] const uint32_t m0_1 = position.along * 128, n0_1 = position.across * 256;
+                for (uint32_t k0_1 = 0; k0_1 < 7168u; k0_1 += 64) {  // steps of K [sm90.k_loop]
+                    mbarrier_wait(empty + 8 * cursor_1.stage, cursor_1.phase ^ 1);  // until every reader has released the stage [sm90.wait]
+                    mbarrier_expect(full + 8 * cursor_1.stage, 49152);  // bytes that will land in this stage [sm90.expect]
+                    tma_load(smem + kOffsetA + cursor_1.stage * kStageBytesA, &tma_a, full + 8 * cursor_1.stage, k0_1, m0_1);  // 128 rows of a [sm90.tma_load]
+                    tma_load(smem + kOffsetB + cursor_1.stage * kStageBytesB, &tma_b, full + 8 * cursor_1.stage, k0_1, n0_1);  // 256 rows of b [sm90.tma_load]
+                    cursor_1.advance<3>();  // next stage [sm90.advance]
+                }
+            }
+        }
+    }
+}
