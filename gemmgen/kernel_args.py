@@ -263,15 +263,17 @@ def _check_dtype(tensor: TensorArg, dtype: str) -> None:
 def _check_shapes(signature: GemmSignature, a: TensorArg, b: TensorArg, out: TensorArg) -> None:
     m, k, n, other_k = signature.sizes(a.shape, b.shape)
     if k != other_k:
-        transposed = n == k
-        rows, cols = (str(k) if dim == "K" else dim for dim in signature.dims_of("b"))
+        name = "a" if m == other_k and n != k else "b"
+        known = str(other_k if name == "a" else k)
+        shape = ", ".join(known if dim == "K" else dim for dim in signature.dims_of(name))
         product = f"D = {'Aᵀ' if signature.layout[0] == 'T' else 'A'} @ {'B' if signature.layout[1] == 'N' else 'Bᵀ'}"
+        turned = name == "a" or n == k
         raise ArgumentError(
             "a and b disagree about K",
-            where="b",
+            where=name,
             got=f"a is {a.shape[0]} × {a.shape[1]}, b is {b.shape[0]} × {b.shape[1]}",
-            need=f"b of shape [{rows}, {cols}], {signature.dims_of('b')[1]} contiguous",
-            fix=f"pass b.T.contiguous(), since {product}" if transposed else "pass operands with equal K",
+            need=f"{name} of shape [{shape}], {signature.dims_of(name)[1]} contiguous",
+            fix=f"pass {name}.T.contiguous(), since {product}" if turned else "pass operands with equal K",
         )
     fixed = (("a", "M", m, signature.m), ("b", "N", n, signature.n), ("a", "K", k, signature.k))
     for name, dim, size, wanted in fixed:

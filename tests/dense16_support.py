@@ -45,7 +45,7 @@ class Case:
     @property
     def spec(self) -> GemmSpec:
         """The spec, N and K fixed."""
-        m, n, k = self.sizes
+        _, n, k = self.sizes
         spec = load_spec(SPECS / "bf16_gemm_nt.yaml").bind(N=n, K=k)
         a, b, d = (replace(getattr(spec.operands, name), dtype=self.dtype) for name in "abd")
         operands = replace(spec.operands, a=a, b=b, d=replace(d, dtype=self.out or self.dtype))

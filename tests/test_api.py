@@ -36,7 +36,7 @@ def test_compile_takes_values_files_and_specs(tmp_path: Path) -> None:
 
 def test_compile_refuses_what_cannot_be_built() -> None:
     with pytest.raises(TargetError, match="not supported yet"):
-        gemmgen.compile({**SPEC_VALUES, "targets": ["sm_100a"]}, "sm_100a")
+        gemmgen.compile({**SPEC_VALUES, "schedule": {"scheduler": "split_k"}, "targets": ["sm_100a"]}, "sm_100a")
     with pytest.raises(TargetError, match="unknown target"):
         gemmgen.compile(SPEC_VALUES, "sm_90b")
     with pytest.raises(SpecError):
@@ -49,7 +49,9 @@ def test_supports_answers_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(driver, "cuda", refuse)
     assert gemmgen.supports(SPEC_VALUES, "sm_90a") == (True, "")
-    able, reason = gemmgen.supports({**SPEC_VALUES, "targets": ["sm_90a", "sm_100a"]}, "sm_100a")
+    several = {**SPEC_VALUES, "targets": ["sm_90a", "sm_100a"]}
+    assert gemmgen.supports(several, "sm_100a") == (True, "")
+    able, reason = gemmgen.supports({**several, "schedule": {"scheduler": "split_k"}}, "sm_100a")
     assert not able
     assert "sm_100a" in reason
 
@@ -61,7 +63,7 @@ def test_the_default_target_is_this_machines(cuda: FakeCuda) -> None:
     driver.device_properties.cache_clear()
     assert api.default_target(spec) == "sm_100a"
     cuda.devices = 0
-    assert api.default_target(spec) == "sm_90a"
+    assert api.default_target(spec) == "sm_100a"
 
 
 def test_errors_are_values_too() -> None:

@@ -111,10 +111,9 @@ def cli(
 
 
 def test_compile_writes_everything_needed_to_launch(cli: Callable[..., Result], tmp_path: Path) -> None:
-    result = cli("compile", "fp8_gemm_nt", *DIMS, "-o", str(tmp_path / "out"))
+    result = cli("compile", "fp8_gemm_nt", *DIMS, "--target", "sm_90a", "-o", str(tmp_path / "out"))
     assert result.code == 0
     assert "2 kernels" in result.out
-    assert "left out: target sm_100a is not supported yet" in result.out
     stems = sorted(path.stem for path in (tmp_path / "out").glob("*.json"))
     assert stems == ["fp8_gemm_nt_n256_k512_m0-64_sm_90a", "fp8_gemm_nt_n256_k512_m65-max_sm_90a"]
     manifest = json.loads((tmp_path / "out" / f"{stems[1]}.json").read_text())
@@ -130,7 +129,7 @@ def test_compile_writes_everything_needed_to_launch(cli: Callable[..., Result], 
 
 
 def test_compile_one_m(cli: Callable[..., Result], tmp_path: Path) -> None:
-    result = cli("compile", "fp8_gemm_nt", *DIMS, "--dim", "M=65", "-o", str(tmp_path), "--json")
+    result = cli("compile", "fp8_gemm_nt_split_k", *DIMS, "--dim", "M=65", "-o", str(tmp_path), "--json")
     assert result.code == 0
     [kernel] = result.json["kernels"]
     assert (kernel["m_min"], kernel["m_max"]) == (65, None)
@@ -161,7 +160,7 @@ def test_run_json(cli: Callable[..., Result]) -> None:
     assert result.code == 0
     assert result.json["executed"] is False
     assert result.json["passed"] is None
-    assert [kernel["target"] for kernel in result.json["kernels"]] == ["sm_90a"]
+    assert [kernel["target"] for kernel in result.json["kernels"]] == ["sm_90a", "sm_100a", "sm_103a"]
 
 
 def test_run_on_another_architecture_compiles_only(cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,7 +344,7 @@ def test_schema(cli: Callable[..., Result]) -> None:
 
 def test_cache(cli: Callable[..., Result], tmp_path: Path) -> None:
     assert cli("cache", "info", "--json").json["cubins"] == 0
-    cli("compile", "fp8_gemm_nt", *DIMS, "-o", str(tmp_path / "out"))
+    cli("compile", "fp8_gemm_nt", *DIMS, "--target", "sm_90a", "-o", str(tmp_path / "out"))
     info = cli("cache", "info", "--json").json
     assert info["cubins"] == 1  # both variants have the same source
     assert info["path"] == str(tmp_path / "cache")
@@ -364,7 +363,7 @@ FAILURES: dict[str, tuple[tuple[str, ...], str]] = {
     "dim_twice": (("run", "fp8_gemm_nt", "--dim", "M=1", "--dim", "M=2"), "given twice"),
     "negative_dim": (("run", "fp8_gemm_nt", *DIMS, "--dim", "M=-1"), "out of range"),
     "unknown_target": (("compile", "fp8_gemm_nt", *DIMS, "--target", "sm_90"), "did you mean sm_90a?"),
-    "unsupported_target": (("compile", "fp8_gemm_nt", *DIMS, "--target", "sm_103a"), "not supported yet"),
+    "unsupported_target": (("compile", "fp8_gemm_nt_split_k", *DIMS, "--target", "sm_100a"), "not supported yet"),
 }
 
 

@@ -1,4 +1,4 @@
-"""16-bit products on the emulator: every layout, types, tails, and every way of sharing the work; values and findings."""
+"""16-bit products on the emulator: every layout, types, tails and ways of sharing the work; values and findings."""
 
 from __future__ import annotations
 

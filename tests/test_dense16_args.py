@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
@@ -14,6 +15,8 @@ from ir_texts import SPECS
 from runtime_fakes import SUCCESS, FakeCuda, _matrix, fake_cuda  # noqa: F401
 
 import gemmgen
+from gemmgen.cli.build import Request
+from gemmgen.cli.measurement import measure
 from gemmgen.errors import ArgumentError
 from gemmgen.kernel import Kernel
 from gemmgen.kernel_args import ArgumentChecker, GemmSignature
@@ -57,21 +60,24 @@ def padded(rows: int, cols: int, pitch: int, dtype: torch.dtype = BF16) -> torch
 
 Change = Callable[[dict[str, Any]], dict[str, Any]]
 BAD_CALLS: list[tuple[str, str, Change, str, str, str]] = [
-    ("a of layout NT", "TN", lambda x: {"a": x["a"].T.contiguous()}, "b", "disagree about K", "K"),
-    ("b of layout NT", "NN", lambda x: {"b": padded(N, K, K)}, "b", "disagree about K", "since D = A @ B"),
-    ("b of layout NN", "NT", lambda x: {"b": padded(K, N, N)}, "b", "disagree about K", "pass operands with equal K"),
-    ("b square, transposed", "TT", lambda x: {"b": padded(K, 80, 80)}, "b", "disagree about K", "since D = Aᵀ @ Bᵀ"),
+    ("a of layout NT", "TN", lambda x: {"a": x["a"].T}, "a", "disagree about K", "a.T.contiguous(), since D = Aᵀ @ B"),
+    ("a of layout TT", "NT", lambda x: {"a": x["a"].T}, "a", "disagree about K", "since D = A @ Bᵀ"),
+    ("b of layout NT", "NN", lambda x: {"b": x["b"].T}, "b", "disagree about K", "b.T.contiguous(), since D = A @ B"),
+    ("b of layout TN", "TT", lambda x: {"b": x["b"].T}, "b", "disagree about K", "since D = Aᵀ @ Bᵀ"),
+    ("K differs", "TN", lambda x: {"b": padded(80, N, N)}, "b", "disagree about K", "pass operands with equal K"),
     ("a column-major", "TN", lambda x: {"a": padded(M, K, K).T}, "a", "adjacent", "a.contiguous()"),
     ("b column-major", "NN", lambda x: {"b": padded(N, K, K).T}, "b", "adjacent", "b.contiguous()"),
-    ("rows of M off 16 bytes", "TN", lambda x: {"a": padded(K, M, M + 4)}, "a", "16 bytes apart", "rows of 32 elements"),
-    ("rows of N off 16 bytes", "NN", lambda x: {"b": padded(K, N, N + 1)}, "b", "16 bytes apart", "rows of 48 elements"),
+    ("odd pitch of a", "TN", lambda x: {"a": padded(K, M, M + 4)}, "a", "16 bytes apart", "rows of 32 elements"),
+    ("odd pitch of b", "NN", lambda x: {"b": padded(K, N, N + 1)}, "b", "16 bytes apart", "rows of 48 elements"),
     ("scales", "NT", lambda x: {"sa": torch.ones(M, 1)}, "sa", "takes no scales", "leave sa out"),
     ("f16", "NT", lambda x: {"a": x["a"].half()}, "a", "wrong element type", "torch.bfloat16"),
     ("output transposed", "TN", lambda x: {"out": padded(N, M, M)}, "out", "wrong shape", "[24, 40]"),
 ]
 
 
-@pytest.mark.parametrize(("layout", "change", "where", "says", "fix"), [c[1:] for c in BAD_CALLS], ids=[c[0] for c in BAD_CALLS])
+@pytest.mark.parametrize(
+    ("layout", "change", "where", "says", "fix"), [c[1:] for c in BAD_CALLS], ids=[c[0] for c in BAD_CALLS]
+)
 def test_bad_calls_are_named(layout: str, change: Change, where: str, says: str, fix: str):
     good = {**operands(layout), "out": torch.zeros(M, N, dtype=BF16)}
     with pytest.raises(ArgumentError, match=says) as caught:
@@ -131,3 +137,41 @@ def test_the_emulator_takes_the_operands_of_a_call(layout: str):
     assert report.ok, str(report)
     expected = gemmgen.gemm_reference(call["a"], call["b"], layout)
     assert gemmgen.relative_difference(torch.from_numpy(found.astype(np.float32)), expected) < 1e-5
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_reference_follows_the_layout(layout: str):
+    call = operands(layout)
+    a, b = (call[name].float() for name in "ab")
+    product = (a.T if layout[0] == "T" else a) @ (b if layout[1] == "N" else b.T)
+    assert torch.equal(gemmgen.gemm_reference(call["a"], call["b"], layout), product)
+    quantized = gemmgen.quantize(a), gemmgen.quantize(b)
+    assert gemmgen.relative_difference(gemmgen.gemm_reference(*quantized, layout), product) < 2e-3
+
+
+class StandIn:
+    """A kernel of layout TN made of torch; ``factor`` makes it wrong."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, a: Any, b: Any, out: Any = None) -> Any:
+        assert [x.stride(0) % 8 for x in (a, b)] == [0, 0]
+        product = (a.T.float() @ b.float() * self.factor).to(BF16)
+        return product if out is None else out.copy_(product)
+
+    def bind(self, a: Any, b: Any, out: Any) -> Any:
+        return lambda: self(a, b, out)
+
+
+@pytest.mark.parametrize(("factor", "passed"), [(1.0, True), (1.01, False)])
+def test_runs_are_measured_in_the_layout(monkeypatch: pytest.MonkeyPatch, factor: float, passed: bool):
+    monkeypatch.setattr("gemmgen.compile", lambda spec, target: StandIn(factor))
+    monkeypatch.setattr("gemmgen.cli.measurement.MAX_SETS", 1)
+    monkeypatch.setattr("gemmgen.cli.measurement.time_launches_us", lambda launches: 2.0)
+    monkeypatch.setattr("gemmgen.runtime.driver.device_properties", lambda _: SimpleNamespace(name="a GPU"))
+    spec = load_spec("bf16_gemm_tn").bind(N=101, K=200)
+    measured = measure(Request(spec, 43), "sm_90a", seed=0, device="cpu")
+    assert measured.passed is passed
+    assert measured.tolerance == 5e-6
+    assert measured.gbytes_per_s == pytest.approx(2 * (43 * 200 + 101 * 200 + 43 * 101) / 2e3)

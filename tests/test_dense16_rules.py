@@ -33,7 +33,7 @@ MISTAKES: Mistakes = {
     ),
     "FP8 transposed": (
         BULK,
-        (("waves=1, wave=0}", "waves=1, wave=0, a_span=64}"),),
+        (("row_bytes=128, waves=1, wave=0}", "row_bytes=128, waves=1, wave=0, a_span=64}"),),
         ("wgmma transposes 16-bit operands", "of e4m3", "bf16 or f16"),
     ),
     "a slab too many": (
@@ -48,7 +48,7 @@ MISTAKES: Mistakes = {
     ),
     "a box wider than its rows": (
         TN,
-        (('operand="b", dtype="bf16", box=[32, 64], swizzle="64B"', 'operand="b", dtype="bf16", box=[64, 64], swizzle="128B"'),),
+        (('"b", dtype="bf16", box=[32, 64], swizzle="64B"', '"b", dtype="bf16", box=[64, 64], swizzle="128B"'),),
         ("a load and its tensor map", "64 rows of 128 bytes", "64 rows of 64 bytes"),
     ),
     "part of a step": (

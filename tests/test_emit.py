@@ -9,6 +9,8 @@ import pytest
 from ir_texts import built
 from jinja2 import StrictUndefined, UndefinedError
 
+from gemmgen.backends.sm90 import source as sm90_source
+from gemmgen.backends.sm100 import source as sm100_source
 from gemmgen.emit import emission
 from gemmgen.emit.emission import Emission, Helper, emits, find_emitter, helpers, require_emitters
 from gemmgen.emit.renderer import Renderer, environment, render
@@ -39,7 +41,8 @@ MODULE = Module("k", Level.TARGET, "sm_90a", (), (), Region((), (EmitTwoOp(), Em
 
 @pytest.fixture(autouse=True)
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Emitters registered here are forgotten."""
+    """Emitters registered here are forgotten; both targets' are registered before."""
+    assert sm90_source.DIALECT != sm100_source.DIALECT
     monkeypatch.setattr(emission, "_EMITTERS", dict(emission._EMITTERS))
 
 
@@ -108,7 +111,7 @@ def test_every_template_uses_what_it_is_given_only(name: str):
 
 def test_every_template_is_used():
     """No text is shipped that no kernel can hold."""
-    sources = [path.read_text() for path in (resource_dir("templates").parent / "gemmgen/backends/sm90").glob("*.py")]
+    sources = [path.read_text() for path in (resource_dir("templates").parent / "gemmgen/backends").rglob("*.py")]
     for path in resource_dir("templates").rglob("*.cu.j2"):
         name = path.name.removesuffix(".cu.j2")
         assert any(f'"{name}"' in text or f"/{name}" in text for text in sources), path

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import sm100_cases
 from ir_texts import ASYNC, CASES, TARGET, built, opt, schedule_of
 
 from gemmgen import compiler
@@ -25,6 +26,7 @@ def modules() -> tuple[Module, ...]:
     artifacts += [
         compiler.build(CASES[case], TARGET, schedule_of(case).replace(scale_copy="lanes")) for case in LANES_CASES
     ]
+    artifacts += [sm100_cases.built(case) for case in sm100_cases.CASES]
     alone = parse_module(opt(ASYNC, "epilogue-staging,shared-memory-allocation,lower-sm90"))
     texts = [parse_module(path.read_text(), path.name) for path in sorted(DATA.rglob("*.ir"))]
     return (alone, *texts, *(shot.module for artifact in artifacts for shot in artifact.result.snapshots))
@@ -63,7 +65,7 @@ def test_locations_read_back():
 
 
 def test_all_dialects_are_there():
-    assert {name.split(".")[0] for name in shipped_ops()} >= {"tile", "async", "sm90"}
+    assert {name.split(".")[0] for name in shipped_ops()} >= {"tile", "async", "sm90", "sm100"}
     assert len(shipped_ops()) > 50
 
 

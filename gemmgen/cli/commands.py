@@ -143,6 +143,24 @@ def inspect_(
 
 
 @app.command()
+def explain(
+    spec: Spec,
+    target: Target = None,
+    dim: Dims = [],  # noqa: B006 (typer reads the default and never changes it)
+    scales: Annotated[str, typer.Option(help="mn | any: the order in which row scales lie.")] = "mn",
+    json: Json = False,
+) -> None:
+    """Print which kernel of the plan serves a shape, and why: predicted time, runners-up, what each resource does.
+
+    A model predicts all of it; on a GPU of the target the kernel's time is measured as well.
+    """
+    from gemmgen.cli.explain_command import explain_command
+
+    if not explain_command(spec, target, parse_dims(dim), scales, json):
+        raise typer.Exit(1)
+
+
+@app.command()
 def opt(
     file: Annotated[str, typer.Argument(help="A file of IR text; - reads standard input.")] = "-",
     passes: Annotated[

@@ -248,6 +248,8 @@ class AsyncLoadScalesOp(Op):
 class AsyncMmaOp(Op):
     """Start ``a · bᵀ`` into ``buffer`` of the acquired stage, which lies in tensor memory.
 
+    With ``accumulate`` the stage is acquired once per tile, and every step after the first adds to it.
+
     ``async.mma(ring=%parts, a=%at, b=%bt) {buffer="part"}``
     """
 
@@ -259,8 +261,28 @@ class AsyncMmaOp(Op):
     a: Value = operand()
     b: Value = operand()
     buffer: str = attr()
+    accumulate: bool = attr(default=False)
     trans_a: bool = attr(default=False)
     trans_b: bool = attr(default=False)
+
+
+@register_op
+@dataclass(frozen=True)
+class FetchOp(Op):
+    """Read a sum from tensor memory into registers: ``%sum = async.fetch(source=%part) : frag<f32, [128, 128]>``."""
+
+    NAME: ClassVar[str] = "async.fetch"
+    LEVELS: ClassVar[frozenset[Level]] = ASYNC_ONLY
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_TMEM})
+
+    source: Value = operand()
+    result: Value = result()
+
+    def verify(self) -> None:
+        """A fragment of the same elements."""
+        source, found = mem(self.source), mem(self.result)
+        if source.space != "tmem" or (source.dtype, source.shape) != (found.dtype, found.shape):
+            raise IRError("a fetch reads tensor memory", got=f"{source} to {found}", need="tmem to a like frag")
 
 
 @register_op

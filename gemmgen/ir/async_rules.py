@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from math import prod
 
+from gemmgen.errors import IRError
 from gemmgen.ir.async_memory_rules import check_places, check_stores
 from gemmgen.ir.async_ops import (
     AcquireOp,
@@ -46,10 +47,12 @@ def check_async_module(module: Module) -> None:
         IRError: the first law that is broken.
     """
     rings = {op.result: op for op in module.body.ops if isinstance(op, RingOp)}
-    agents = _agents(module)
+    agents = _agents(module, frozenset(value for value, ring in rings.items() if ring.in_tensor_memory))
     _check_roles(agents)
     _check_routes([agent for agent in agents if agent.region.ops])
-    _check_steps(rings, agents)
+    by_tile = {value for agent in agents for value in agent.by_tile}
+    _check_steps({value: ring for value, ring in rings.items() if value not in by_tile}, agents, by_tile)
+    _check_tiles({value: ring for value, ring in rings.items() if value in by_tile}, agents)
     stagings = {op.result: op for op in module.body.ops if isinstance(op, StagingOp)}
     check_stores(module, stagings)
     check_places(module, rings, stagings)
@@ -59,7 +62,8 @@ def check_async_module(module: Module) -> None:
 class _Agent:
     """A role, or the whole CTA where there are none, and what it does.
 
-    ``route`` holds each loop it runs with the loop's attributes; ``steps`` each K loop with the tile loop around it.
+    ``route`` holds each loop it runs with the loop's attributes; ``steps`` each K loop with the tile loop around it;
+    ``by_tile`` the rings whose stages it uses once per tile.
     """
 
     name: str
@@ -67,27 +71,38 @@ class _Agent:
     role: RoleOp | None = None
     route: list[tuple[object, ...]] = field(default_factory=list)
     steps: list[tuple[ForTilesOp, ForKOp]] = field(default_factory=list)
+    tiles: list[ForTilesOp] = field(default_factory=list)
+    by_tile: list[Value] = field(default_factory=list)
     computes: bool = False
 
+    @property
+    def skips_steps(self) -> bool:
+        """Whether it takes a whole tile's sum from a ring, and has nothing to do in the steps of K."""
+        return bool(self.by_tile) and not self.steps
 
-def _agents(module: Module) -> list[_Agent]:
+
+def _agents(module: Module, sums: frozenset[Value]) -> list[_Agent]:
     roles = [op for op in module.body.ops if isinstance(op, RoleOp)]
     work = tuple(op for op in module.body.ops if not isinstance(op, (RoleOp, *DECLARATIONS)))
     if roles and work:
         fail(work[0], "work outside the roles", got=work[0].NAME, need="every op but rings and staging in a role")
     agents = [_Agent(role.name, role.body, role) for role in roles] or [_Agent("all", Region((), work))]
     for agent in agents:
-        _visit(agent, agent.region, None, None)
+        _visit(agent, agent.region, None, None, sums)
     return agents
 
 
-def _visit(agent: _Agent, region: Region, tiles: ForTilesOp | None, loop: ForKOp | None) -> None:
-    """Record the loops below ``region``, and refuse ops that stand at the wrong depth."""
+def _visit(
+    agent: _Agent, region: Region, tiles: ForTilesOp | None, loop: ForKOp | None, sums: frozenset[Value]
+) -> None:
+    """Record the loops below ``region``, and refuse ops that stand at the wrong depth; ``sums``: tensor memory."""
     for op in region.ops:
         if isinstance(op, (RoleOp, *DECLARATIONS)):
             fail(op, f"{op.NAME} stands at the top level", got="a place inside another op", need="the module's body")
-        if isinstance(op, (*LOADING, RingStepOp, ReadOp)) and loop is None:
-            fail(op, "a ring turns with the steps of K", got=f"{op.NAME} outside of them", need=ForKOp.NAME)
+        if isinstance(op, Load | RingStepOp | ReadOp) and loop is None:
+            if tiles is None or op.ring not in sums:
+                fail(op, "a ring turns with the steps of K", got=f"{op.NAME} outside of them", need=ForKOp.NAME)
+            agent.by_tile.append(op.ring)
         if isinstance(op, ForKOp) and (tiles is None or loop is not None):
             got = "no tile loop around them" if tiles is None else "nested steps"
             fail(op, "steps of K belong to one tile", got=got, need=f"{ForKOp.NAME} in {ForTilesOp.NAME}")
@@ -97,10 +112,12 @@ def _visit(agent: _Agent, region: Region, tiles: ForTilesOp | None, loop: ForKOp
             agent.computes = True
         if isinstance(op, ForKOp) and tiles is not None:
             agent.steps.append((tiles, op))
+        if isinstance(op, ForTilesOp):
+            agent.tiles.append(op)
         inner_tiles = op if isinstance(op, ForTilesOp) else tiles
         inner_loop = op if isinstance(op, ForKOp) else loop
         for inner in op.all_regions:
-            _visit(agent, inner, inner_tiles, inner_loop)
+            _visit(agent, inner, inner_tiles, inner_loop, sums)
 
 
 def _check_roles(agents: list[_Agent]) -> None:
@@ -123,6 +140,9 @@ def _check_routes(agents: list[_Agent]) -> None:
     for agent in agents[1:]:
         if agent.role is None:
             continue
+        if agent.skips_steps or agents[0].skips_steps:
+            _check_tile_routes(agent, agents[0])
+            continue
         what = f"role '{agent.name}' takes another way than role '{agents[0].name}'"
         for mine, first in zip(agent.route, agents[0].route, strict=False):
             if mine != first:
@@ -131,6 +151,14 @@ def _check_routes(agents: list[_Agent]) -> None:
                 fail(agent.role, what, got=got, need=need)
         if len(agent.route) != len(agents[0].route):
             fail(agent.role, what, got=f"{len(agent.route)} loops", need=f"{len(agents[0].route)} loops")
+
+
+def _check_tile_routes(agent: _Agent, first: _Agent) -> None:
+    """Roles of which one has nothing to do in the steps of K go through the same tiles."""
+    mine, others = ([op.all_attrs for op in one.tiles] for one in (agent, first))
+    if mine != others and agent.role is not None:
+        what = f"role '{agent.name}' takes another way than role '{first.name}'"
+        fail(agent.role, what, got=f"{len(mine)} tile loops", need=f"the {len(others)} of the other, alike")
 
 
 def _differing(mine: tuple[object, ...], other: tuple[object, ...]) -> list[tuple[object, object]]:
@@ -187,8 +215,16 @@ class _Cycle:
                 need=engine,
             )
         if isinstance(op, AsyncMmaOp):
-            check_mma(op.a, op.b, Value(op.buffer, buffer.type), op.trans_a, op.trans_b)
+            self._check_product(op, buffer)
         self.loads.append(op)
+
+    @staticmethod
+    def _check_product(op: AsyncMmaOp, buffer: Buffer) -> None:
+        """A product has the shape of the accumulator that it fills."""
+        try:
+            check_mma(op.a, op.b, Value(op.buffer, buffer.type), op.trans_a, op.trans_b)
+        except IRError as error:
+            fail(op, error.what, got=error.got, need=error.need)
 
     def read(self, op: ReadOp) -> None:
         """Name a tile of the stage."""
@@ -203,22 +239,32 @@ class _Cycle:
         if op.result.type != buffer.type:
             fail(op, f"{op.result} is not buffer '{op.buffer}'", got=op.result.type, need=buffer.type)
 
-    def end(self, loop: ForKOp, name: str) -> None:
+    def end(self, loop: ForTilesOp | ForKOp, name: str) -> None:
         """The step is over; nothing may be left open."""
         if self.is_filling or self.is_reading:
             lacking = CommitOp if self.is_filling else ReleaseOp
             fail(loop, f"role '{name}' leaves a stage of {self.ring.result} open", got=f"no {lacking.NAME}", need=CYCLE)
 
 
-def _check_steps(rings: dict[Value, RingOp], agents: list[_Agent]) -> None:
-    """The cycles of every ring within each step, per role and over all roles."""
-    working = [agent for agent in agents if agent.region.ops]
+def _check_tiles(rings: dict[Value, RingOp], agents: list[_Agent]) -> None:
+    """The cycles of every ring that turns with the tiles."""
+    working = [agent for agent in agents if agent.tiles]
+    for index in range(max((len(agent.tiles) for agent in working), default=0)):
+        loops = [(agent, agent.tiles[index]) for agent in working]
+        cycles = [_cycles(rings, agent.name, loop, None) for agent, loop in loops]
+        for ring in rings.values():
+            _check_handover(ring, loops[0][1], [found[ring.result] for found in cycles])
+
+
+def _check_steps(rings: dict[Value, RingOp], agents: list[_Agent], by_tile: set[Value]) -> None:
+    """The cycles of every other ring within each step, per role and over all roles."""
+    working = [agent for agent in agents if agent.region.ops and not agent.skips_steps]
     count = max((len(agent.steps) for agent in working), default=0)
     if rings and not count:
         fail(next(iter(rings.values())), "a ring turns with the steps of K", got="no steps", need=ForKOp.NAME)
     for index in range(count):
         taken = [(agent, *agent.steps[index]) for agent in working]
-        cycles = [_cycles(rings, agent.name, loop) for agent, _, loop in taken]
+        cycles = [_cycles(rings, agent.name, loop, by_tile) for agent, _, loop in taken]
         for ring in rings.values():
             mine = [found[ring.result] for found in cycles]
             _check_handover(ring, taken[0][2], mine)
@@ -226,8 +272,10 @@ def _check_steps(rings: dict[Value, RingOp], agents: list[_Agent]) -> None:
                 _check_cluster(ring, tiles, cycle.loads)
 
 
-def _cycles(rings: dict[Value, RingOp], name: str, loop: ForKOp) -> dict[Value, _Cycle]:
-    """Follow one role through one step."""
+def _cycles(
+    rings: dict[Value, RingOp], name: str, loop: ForTilesOp | ForKOp, others: set[Value] | None
+) -> dict[Value, _Cycle]:
+    """Follow one role through one tile or step; ``others`` are further rings, None for whatever else there is."""
     cycles = {value: _Cycle(ring) for value, ring in rings.items()}
     readings: dict[Value, Value] = {}
     for op in walk(loop.body):
@@ -237,6 +285,8 @@ def _cycles(rings: dict[Value, RingOp], name: str, loop: ForKOp) -> dict[Value, 
         if not isinstance(op, RingStepOp | Load | ReadOp):
             continue
         cycle = cycles.get(op.ring)
+        if cycle is None and (others is None or op.ring in others):
+            continue
         if cycle is None:
             fail(op, f"{op.ring} is not a ring", got=op.ring.type, need=f"the result of {RingOp.NAME}")
         if isinstance(op, RingStepOp):
@@ -251,7 +301,7 @@ def _cycles(rings: dict[Value, RingOp], name: str, loop: ForKOp) -> dict[Value, 
     return cycles
 
 
-def _check_handover(ring: RingOp, loop: ForKOp, cycles: list[_Cycle]) -> None:
+def _check_handover(ring: RingOp, loop: ForTilesOp | ForKOp, cycles: list[_Cycle]) -> None:
     """Over all roles, a step fills every buffer once, and a role waits for it."""
     loaded = Counter(op.buffer for cycle in cycles for op in cycle.loads)
     for buffer in ring.buffers:

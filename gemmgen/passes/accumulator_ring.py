@@ -1,4 +1,4 @@
-"""How warp specialisation splits products from promotion: a ring of accumulators in tensor memory between two roles."""
+"""How warp specialisation splits products from what is done with them: a ring of accumulators between two roles."""
 
 from __future__ import annotations
 
@@ -12,27 +12,33 @@ from gemmgen.ir.async_ops import (
     Buffer,
     CommitOp,
     Engine,
+    FetchOp,
     ReadOp,
     ReleaseOp,
     RingOp,
+    RingStepOp,
     WaitOp,
     tile_bytes,
 )
 from gemmgen.ir.builder import Builder
 from gemmgen.ir.core import Op, Region, Value
 from gemmgen.ir.rewrite import NameSupply, substitute, walk
-from gemmgen.ir.tile_ops import ForKOp, ForTilesOp, MmaOp, PromoteOp, YieldOp, mem
+from gemmgen.ir.tile_ops import ForKOp, ForTilesOp, MmaOp, PromoteOp, YieldOp, ZerosOp, mem
 from gemmgen.ir.types import MemType, RingType
 
 BUFFER = "part"
+Change = Callable[[ForKOp], tuple[Op, ...]]
 
 
 @dataclass(frozen=True)
 class AccumulatorRing:
     """The ring, and the one product of each step that goes through it.
 
+    A product that starts from zero in every step is handed over in every step, for promotion. One that is added up
+    over K is handed over once per tile.
+
     Attributes:
-        ring: its declaration; a stage holds one partial sum.
+        ring: its declaration; a stage holds one sum.
         mma: the product.
         part: its result, where it lies in tensor memory.
     """
@@ -46,35 +52,42 @@ class AccumulatorRing:
         """The ring for the product in ``work``.
 
         Raises:
-            IRError: there is not one product per step, or it is not promoted.
+            IRError: there is not one product per step.
         """
         products = [op for op in walk(work) if isinstance(op, MmaOp)]
-        if len(products) != 1 or products[0].acc is not None:
-            raise IRError(
-                "accumulators in tensor memory are handed over after every step of K",
-                got=f"{len(products)} products, {sum(op.acc is not None for op in products)} of them added up over K",
-                need="one product per step that starts from zero",
-                fix="run promotion first",
-            )
+        if len(products) != 1:
+            raise IRError("one accumulator holds the products of a step", got=f"{len(products)} products", need=1)
         (mma,) = products
         fragment = mem(mma.result)
         kind = MemType("tmem", fragment.dtype, fragment.shape)
         buffer = Buffer(BUFFER, kind, Engine.TENSOR, tile_bytes(kind))
         ring = RingOp(buffers=(buffer,), result=Value(names.fresh("parts"), RingType(stages)), origin=mma.origin)
-        return cls(ring, mma, Value(mma.result.name, kind))
+        name = mma.result.name if mma.acc is None else names.fresh("part")
+        return cls(ring, mma, Value(name, kind))
 
     def reading(self, work: Region) -> Region:
-        """What is left for those who promote: in place of the product they wait for a partial sum and release it."""
-        return substitute(_in_steps(work, self._read), {self.mma.result: self.part})
+        """What is left for those who take the sums: they wait for each, and release it."""
+        if self.mma.acc is not None:
+            return _changed(_without_zeros(work), self._fetch)
+        return substitute(_changed(work, self._read), {self.mma.result: self.part})
 
     def filling(self, work: Region) -> Region:
         """The loops with nothing but the product in them, for the thread that starts it."""
-        return _only_steps(work, self._fill)
+        return _only_loops(work, self._fill)
 
-    def _read(self, ops: tuple[Op, ...]) -> tuple[Op, ...]:
+    def _fetch(self, loop: ForKOp) -> tuple[Op, ...]:
+        """In place of all steps of K: the sum of the tile."""
+        b, parts = Builder(origin=self.mma.origin), self.ring.result
+        b.add(WaitOp, ring=parts)
+        b.add(ReadOp, ring=parts, buffer=BUFFER, result=self.part)
+        b.add(FetchOp, source=self.part, result=loop.results[0])
+        b.add(ReleaseOp, ring=parts)
+        return b.take()
+
+    def _read(self, loop: ForKOp) -> tuple[Op, ...]:
         """Operands are read by the tensor core; a sum is released right behind its promotion."""
         b = Builder(origin=self.mma.origin)
-        for op in ops:
+        for op in loop.body.ops:
             if isinstance(op, ReadOp) and op.result in (self.mma.a, self.mma.b):
                 continue
             if op is not self.mma:
@@ -84,44 +97,54 @@ class AccumulatorRing:
                 b.add(ReadOp, ring=self.ring.result, buffer=BUFFER, result=self.part)
             if isinstance(op, PromoteOp) and op.partial == self.mma.result:
                 b.add(ReleaseOp, ring=self.ring.result)
-        return b.take()
+        return (loop.replace(body=Region(loop.body.args, b.take())),)
 
-    def _fill(self, ops: tuple[Op, ...]) -> tuple[Op, ...]:
-        """A step: wait for the operands and for a free accumulator, multiply, hand both on."""
-        mma, parts = self.mma, self.ring.result
-        b = Builder(origin=mma.origin)
-        for op in ops:
-            if isinstance(op, WaitOp) or (isinstance(op, ReadOp) and op.result in (mma.a, mma.b)):
-                b.append(op)
+    def _fill(self, loop: ForKOp) -> tuple[Op, ...]:
+        """Wait for the operands and for a free accumulator, multiply, hand both on."""
+        mma, parts, whole = self.mma, self.ring.result, self.mma.acc is not None
+        b, step = Builder(origin=mma.origin), Builder(origin=mma.origin)
+        for op in loop.body.ops:
+            if isinstance(op, RingStepOp) or (isinstance(op, ReadOp) and op.result in (mma.a, mma.b)):
+                step.append(op)
             elif op is mma:
-                b.add(AcquireOp, ring=parts)
-                b.add(AsyncMmaOp, ring=parts, a=mma.a, b=mma.b, buffer=BUFFER, trans_a=mma.trans_a, trans_b=mma.trans_b)
-                b.add(CommitOp, ring=parts)
-            elif isinstance(op, ReleaseOp):
-                b.append(op)
+                (b if whole else step).add(AcquireOp, ring=parts)
+                step.add(AsyncMmaOp, ring=parts, a=mma.a, b=mma.b, buffer=BUFFER, accumulate=whole,
+                         trans_a=mma.trans_a, trans_b=mma.trans_b)  # fmt: skip
+                if not whole:
+                    step.add(CommitOp, ring=parts)
+        body = Region(loop.body.args[:1], (*step.take(), YieldOp(origin=loop.origin)))
+        b.append(loop.replace(inits=(), results=(), body=body))
+        if whole:
+            b.add(CommitOp, ring=parts)
         return b.take()
 
 
-def _in_steps(region: Region, change: Callable[[tuple[Op, ...]], tuple[Op, ...]]) -> Region:
-    """The region with the ops of each step of K changed."""
-
-    def visit(op: Op) -> Op:
-        if isinstance(op, ForTilesOp):
-            return op.replace(body=_in_steps(op.body, change))
-        if isinstance(op, ForKOp):
-            return op.replace(body=Region(op.body.args, change(op.body.ops)))
-        return op
-
-    return Region(region.args, tuple(visit(op) for op in region.ops))
-
-
-def _only_steps(region: Region, change: Callable[[tuple[Op, ...]], tuple[Op, ...]]) -> Region:
-    """The loops of the region, without carried values, with the changed ops of each step of K and nothing else."""
+def _changed(region: Region, change: Change) -> Region:
+    """The region with each loop over K changed."""
     ops: list[Op] = []
     for op in region.ops:
         if isinstance(op, ForTilesOp):
-            ops.append(op.replace(body=_only_steps(op.body, change)))
+            ops.append(op.replace(body=_changed(op.body, change)))
         elif isinstance(op, ForKOp):
-            step = Region(op.body.args[:1], (*change(op.body.ops), YieldOp(origin=op.origin)))
-            ops.append(op.replace(inits=(), results=(), body=step))
+            ops += change(op)
+        else:
+            ops.append(op)
     return Region(region.args, tuple(ops))
+
+
+def _only_loops(region: Region, change: Change) -> Region:
+    """The loops over tiles, with each loop over K changed and nothing else in them."""
+    ops: list[Op] = []
+    for op in region.ops:
+        if isinstance(op, ForTilesOp):
+            ops.append(op.replace(body=_only_loops(op.body, change)))
+        elif isinstance(op, ForKOp):
+            ops += change(op)
+    return Region(region.args, tuple(ops))
+
+
+def _without_zeros(region: Region) -> Region:
+    """The region without zeros to start sums from: the first product of a tile overwrites."""
+    ops = tuple(op.replace(body=_without_zeros(op.body)) if isinstance(op, ForTilesOp) else op
+                for op in region.ops if not isinstance(op, ZerosOp))  # fmt: skip
+    return Region(region.args, ops)

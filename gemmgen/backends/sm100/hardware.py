@@ -5,7 +5,7 @@ Facts and their sources: HARDWARE.md sections 5 to 8. What Blackwell shares with
 
 from __future__ import annotations
 
-from gemmgen.backends.sm90.hardware import GROUP_WARPS, SWIZZLE_ATOM_BYTES
+from gemmgen.backends.sm90.hardware import SWIZZLE_ATOM_BYTES
 from gemmgen.errors import ScheduleError
 
 LANES = 128
@@ -15,6 +15,8 @@ LANES_PER_WARP = 32
 TENSOR_MEMORY_COLUMNS = 512
 MIN_ALLOCATION = 32
 MMA_K_BYTES = 32
+SWIZZLE_ROWS = 8
+"""Rows of a swizzle atom."""
 MIN_COLUMNS, MAX_COLUMNS, COLUMN_STEP = 16, 256, 16
 """The N side of tcgen05.mma with 128 rows; steps of 8 are unconfirmed on silicon."""
 LOAD_COLUMNS = (32, 16, 8)
@@ -94,8 +96,3 @@ def check_registers(columns: int, limit: int) -> None:
         raise ScheduleError("sums do not fit into registers", where="schedule.tile",
                             got=f"about {need} registers per thread", need=f"at most {limit}",
                             fix="use a narrower tile, or more math warpgroups")  # fmt: skip
-
-
-def group_of_lanes(first_warp: int) -> bool:
-    """Whether warps from ``first_warp`` on reach tensor memory's lanes in order."""
-    return first_warp % GROUP_WARPS == 0

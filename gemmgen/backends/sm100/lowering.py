@@ -106,9 +106,7 @@ class Lowering(hopper.Lowering):
         self._visit(role, cursor, parts, math)
         math.epilogue()
 
-    def _visit(
-        self, role: RoleOp, cursor: Value, parts: Value | None, work: MathLowering | MmaLowering | None
-    ) -> None:
+    def _visit(self, role: RoleOp, cursor: Value, parts: Value | None, work: MathLowering | MmaLowering | None) -> None:
         """The role's loops over tiles and over K."""
         for op in role.body.ops:
             if not isinstance(op, ForTilesOp):
@@ -125,9 +123,7 @@ class Lowering(hopper.Lowering):
         names = ("rows", "cols", "tile", "cluster", "split", "raster_group", "raster_along")
         return {name: getattr(op, name) for name in names}
 
-    def _step(
-        self, loop: ForKOp, cursor: Value, parts: Value | None, work: MathLowering | MmaLowering | None
-    ) -> None:
+    def _step(self, loop: ForKOp, cursor: Value, parts: Value | None, work: MathLowering | MmaLowering | None) -> None:
         ops: list[Op] = [op for op in loop.body.ops if not isinstance(op, YieldOp)]
         with self.ir.region() as body:
             if work is None:

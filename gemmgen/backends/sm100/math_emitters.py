@@ -89,8 +89,8 @@ def _store_rows(op: ops.StoreRowsOp, module: Module) -> Emission:
     rows, columns = extents(op.value)
     row_bytes = 2 * op.slab
     fields = {
-        "value": op.value.name, "columns": columns, "slab": op.slab, "row_bytes": row_bytes,
-        "dtype": op.dtype, "slabs": columns // op.slab, "slab_bytes": rows * row_bytes, "base": f"smem + {offset(op.area)}",
+        "value": op.value.name, "columns": columns, "slab": op.slab, "row_bytes": row_bytes, "dtype": op.dtype,
+        "slabs": columns // op.slab, "slab_bytes": rows * row_bytes, "base": f"smem + {offset(op.area)}",
         "chunk_mask": row_bytes // CHUNK_BYTES - 1,
     }  # fmt: skip
     return Emission("store_rows", fields, (pack(op.dtype), *helpers("store_shared_4")))
@@ -100,9 +100,9 @@ def _store_rows(op: ops.StoreRowsOp, module: Module) -> Emission:
 def _store_columns(op: ops.StoreColumnsOp, module: Module) -> Emission:
     row_bytes = 2 * op.slab
     fields = {
-        "value": op.value.name, "columns": _columns(op.value), "slab": op.slab, "row_bytes": row_bytes, "dtype": op.dtype,
-        "slab_bytes": op.lines * row_bytes, "base": f"smem + {offset(op.area)}", "chunk_columns": CHUNK_COLUMNS,
-        "chunk_mask": row_bytes // CHUNK_BYTES - 1,
+        "value": op.value.name, "columns": _columns(op.value), "slab": op.slab, "row_bytes": row_bytes,
+        "dtype": op.dtype, "slab_bytes": op.lines * row_bytes, "base": f"smem + {offset(op.area)}",
+        "chunk_columns": CHUNK_COLUMNS, "chunk_mask": row_bytes // CHUNK_BYTES - 1,
     }  # fmt: skip
     return Emission("store_columns", fields, (pack(op.dtype), *helpers("store_shared_half")))
 

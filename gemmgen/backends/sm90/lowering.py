@@ -273,7 +273,8 @@ class Lowering:
         params += [Value(name, I32) for name in dims]
         ctas = self.tiles.cluster[0] * self.tiles.cluster[1] * self.tiles.split
         tile = tuple(extent * count for extent, count in zip(self.tiles.tile, self.tiles.cluster, strict=True))
-        launch = Launch(threads, self.cluster, int(module.attr("smem_bytes")), tile, ctas, self.tiles.persistent, self.pdl)
+        smem_bytes = int(module.attr("smem_bytes"))
+        launch = Launch(threads, self.cluster, smem_bytes, tile, ctas, self.tiles.persistent, self.pdl)
         attrs = (("launch", launch), ("maps", tuple(ctx.maps)), ("areas", tuple(self._areas())))
         return Module(module.name, Level.TARGET, module.target, tuple(params), attrs, Region((), self.ir.take()))
 

@@ -45,18 +45,36 @@ def check_order(program: Program) -> None:
     Raises:
         IRError: the first law that is broken.
     """
-    declared = _declared_barriers(program)
-    _check_start_and_end(program)
-    for barriers in declared.values():
-        _check_arrivals(program, barriers)
-    filled_by = _filled_by(program)
+    filled_by = check_barriers(program, Counter())
     for site, op in program.all(KLoopOp):
-        _check_cursors(program, op)
         step = _Step(program, filled_by, site)
         step.run(op.body, frozenset())
         step.end(op)
     for site, op in program.all(TileLoopOp):
         _check_epilogue(program, site, op)
+
+
+def check_barriers(program: Program, others: Counter[Value]) -> dict[str, Value]:
+    """Check barriers and cursors, for every target that has Hopper's.
+
+    Args:
+        program: the module.
+        others: arrivals per phase that ops of the target's own add, by barrier.
+
+    Returns:
+        The barrier that says that an area's stage is loaded, by area.
+
+    Raises:
+        IRError: the first law that is broken.
+    """
+    declared = _declared_barriers(program)
+    _check_start_and_end(program)
+    for barriers in declared.values():
+        _check_arrivals(program, barriers, others[barriers.result])
+    filled_by = _filled_by(program)
+    for _, op in program.all(KLoopOp):
+        _check_cursors(program, op)
+    return filled_by
 
 
 def _declared_barriers(program: Program) -> dict[Value, BarriersOp]:
@@ -103,9 +121,9 @@ def _check_start_and_end(program: Program) -> None:
         )
 
 
-def _check_arrivals(program: Program, declared: BarriersOp) -> None:
+def _check_arrivals(program: Program, declared: BarriersOp, others: int) -> None:
     """A phase ends after exactly the arrivals that happen in a step, and the bytes that land in this CTA's stage."""
-    value, arrivals = declared.result, 0
+    value, arrivals = declared.result, others
     for site, op in program.all(ExpectOp, CopyArriveOp, ReleaseOp, math_ops.MeetOp):
         if op.barriers != value:
             continue

@@ -1,4 +1,4 @@
-// bf16_gemm_nt
+// f16_gemm_nn
 // Written by gemmgen for sm_90a. [op] at a comment's end names the IR op that the lines come from.
 // 160 threads per CTA, 4 CTAs per cluster, 16 x 64 of D per scheduler tile.
 
@@ -210,7 +210,7 @@ __device__ __forceinline__ void wgmma_wait(float (&values)[kCount])
 }
 
 extern "C" __global__ void __launch_bounds__(160, 1)
-bf16_gemm_nt(const __grid_constant__ TensorMap tma_a, const __grid_constant__ TensorMap tma_b, uint16_t* __restrict__ d, int64_t d_stride_row, uint32_t M)
+f16_gemm_nn(const __grid_constant__ TensorMap tma_a, const __grid_constant__ TensorMap tma_b, uint16_t* __restrict__ d, int64_t d_stride_row, uint32_t M)
 {
     extern __shared__ __align__(1024) unsigned char shared_memory[];
     const uint32_t smem = uint32_t(__cvta_generic_to_shared(shared_memory));

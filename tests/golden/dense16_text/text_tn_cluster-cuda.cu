@@ -1,4 +1,4 @@
-// bf16_gemm_nt
+// bf16_gemm_tn
 // Written by gemmgen for sm_90a. [op] at a comment's end names the IR op that the lines come from.
 // 384 threads per CTA, 2 CTAs per cluster, 256 x 96 of D per scheduler tile.
 // Persistent: launch as many CTAs as SMs; each goes on to further tiles.
@@ -220,7 +220,7 @@ __device__ __forceinline__ void wgmma_wait(float (&values)[kCount])
 }
 
 extern "C" __global__ void __launch_bounds__(384, 1)
-bf16_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ TensorMap tma_a, const __grid_constant__ TensorMap tma_b, uint32_t M)
+bf16_gemm_tn(const __grid_constant__ TensorMap tma_d, const __grid_constant__ TensorMap tma_a, const __grid_constant__ TensorMap tma_b, uint32_t M)
 {
     extern __shared__ __align__(1024) unsigned char shared_memory[];
     const uint32_t smem = uint32_t(__cvta_generic_to_shared(shared_memory));

@@ -1,0 +1,100 @@
+"""Kernels for Blackwell that tests build, compile and emulate; the specs are the ones that Hopper's come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from ir_texts import spec_of
+
+from gemmgen import compiler
+from gemmgen.emulator import Report
+from gemmgen.emulator.plan import emulate_plan
+from gemmgen.quantization import QuantizedTensor
+from gemmgen.reference import gemm_reference, relative_difference
+from gemmgen.runtime import nvrtc
+from gemmgen.schedule import Schedule
+from gemmgen.spec.model import GemmSpec, Warps
+from gemmgen.verification import random_operands
+
+TARGET = "sm_100a"
+NUM_SMS = 2
+"""SMs that the emulated grids are made for: so few that a CTA visits several tiles."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A spec whose hints decide the schedule, and the rows of a problem."""
+
+    spec: GemmSpec
+    m: int
+
+
+def case(m: int, n: int, k: int, name: str = "fp8_gemm_nt", **hints: Any) -> Case:
+    return Case(spec_of(n, k, name, **hints), m)
+
+
+CASES: dict[str, Case] = {
+    "plain": case(130, 256, 384, tile=(128, 128, 128), stages=3),
+    "wide": case(130, 296, 272, tile=(128, 256, 128)),
+    "ragged": case(200, 200, 400, tile=(128, 96, 128), stages=4),
+    "one_block": case(128, 64, 128, tile=(128, 64, 128)),
+    "many_tiles": case(390, 264, 144, tile=(128, 64, 128), stages=3),
+    "one_group": case(130, 136, 272, tile=(128, 64, 128), warps=Warps(math=1)),
+    "one_row": case(1, 264, 528, tile=(16, 128, 128), swap_ab=True),
+    "swapped": case(70, 264, 272, tile=(64, 128, 128), swap_ab=True),
+    "direct_store": case(130, 100, 272, tile=(128, 128, 128)),
+    "direct_swapped": case(5, 100, 272, tile=(16, 128, 128), swap_ab=True),
+    "rowwise": case(130, 264, 272, "fp8_gemm_nt_rowwise", tile=(128, 128, 128), pdl=True),
+    "rowwise_swapped": case(20, 264, 272, "fp8_gemm_nt_rowwise", tile=(32, 128, 128), swap_ab=True),
+    "short": case(130, 128, 528, tile=(128, 64, 128), stages=2, warps=Warps(math=1)),
+}
+"""Tails in M, N and K, one block of K, one row, several tiles per CTA; every way that a tile leaves."""
+
+
+@cache
+def schedule_of(name: str, target: str = TARGET) -> Schedule:
+    (only,) = compiler.plan(CASES[name].spec, target)
+    return only.schedule
+
+
+@cache
+def built(name: str, target: str = TARGET) -> compiler.Artifact:
+    return compiler.build(CASES[name].spec, target, schedule_of(name, target))
+
+
+@cache
+def ptx_of(source: str, kernel: str) -> str:
+    ptx = nvrtc.compile_cuda(source, kernel, TARGET).ptx
+    assert ptx is not None
+    return ptx
+
+
+def emulated(
+    artifact: compiler.Artifact, name: str, *, seed: int = 0, schedule: str = "fifo", source: str | None = None
+) -> tuple[Report, float]:
+    """Launch a case; returns the report and the difference from the FP32 reference.
+
+    Args:
+        artifact: its kernel.
+        name: the case, which gives the operands.
+        seed: of operands and scheduler.
+        schedule: the emulator's scheduler.
+        source: CUDA to run instead of the artifact's.
+    """
+    spec, m = CASES[name].spec, CASES[name].m
+    n, k = (int(spec.problem.dims[dim]) for dim in ("N", "K"))
+    (a, sa), (b, sb) = random_operands(spec, (m, n, k), seed)
+    d = np.full((m, n), np.nan, np.float32).astype(ml_dtypes.bfloat16)
+    text = source or artifact.source
+    report = emulate_plan(
+        artifact.launch, ptx_of(text, artifact.name), {"a": a, "sa": sa, "b": b, "sb": sb, "d": d}, (m, n, k),
+        num_sms=NUM_SMS, seed=seed, schedule=schedule, source=text,
+    )  # fmt: skip
+    left, right = (QuantizedTensor(data, scale, operand.scale.block_extents(*data.shape), operand.dtype, "mn")
+                   for data, scale, operand in ((a, sa, spec.operands.a), (b, sb, spec.operands.b)))  # fmt: skip
+    expected = gemm_reference(left, right)
+    return report, relative_difference(d.astype(np.float32), expected)
