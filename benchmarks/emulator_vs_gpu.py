@@ -59,7 +59,7 @@ class Pair:
 
 
 def pairs() -> Iterator[Pair]:
-    """Twenty-four pairs: every way a tile is computed and stored, tails in each dimension, M = 1, outliers."""
+    """Twenty-five pairs: every way a tile is computed and stored, tails in each dimension, M = 1, outliers."""
     fp8, rowwise, plain = "fp8_gemm_nt", "fp8_gemm_nt_rowwise", "fp8_gemm_nt_no_promotion"
     for m in (1, 8, 17, 40, 64, 72, 130):
         yield Pair(f"auto M={m}", fp8, m, 264, 592)

@@ -240,9 +240,8 @@ def time_launches(
         replays: timed graph replays.
         min_graph_us: the graph repeats the round until it lasts about this long, so that the cost of starting a
             graph disappears.
-        rest_s: how long the chip idles before it is timed, so that the power limit, which averages over tens of
-            milliseconds, finds it as it found the recorded kernels: rested. Sustained, large products of every library
-            run about 15 % slower.
+        rest_s: how long the chip idles before it is timed, so that every kernel meets the power limit, which averages
+            over tens of milliseconds, in the same state. Sustained, large products of every library run slower.
     """
     for fn in fns:
         fn()

@@ -211,7 +211,7 @@ class Variant:
                 where=self._plan.spec.name,
                 got=f"the kernel for M = {self.m_min} {upper} on {self._plan.target}",
                 need="every kernel of the plan compiled beforehand, since strict mode is on",
-                fix="call kernel.plan().compile() first",
+                fix=f"call kernel.plan({self._plan.arguments}).compile() first",
             )
         artifact, target = self.artifact, self._plan.target
         version = "{}.{}".format(*nvrtc.nvrtc_version())
@@ -311,6 +311,11 @@ class Plan:
         for variant in self.variants:
             variant.launcher().load(device)
         return self
+
+    @property
+    def arguments(self) -> str:
+        """What ``Kernel.plan`` must be given to return this plan, as text."""
+        return "" if self.scale_copy == "bulk" else f'scale_copy="{self.scale_copy}"'
 
     def request_key(self, what: str) -> str:
         """Key of something that this plan's spec, target and compiler decide."""

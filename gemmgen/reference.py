@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,8 +77,8 @@ def _torch_product(a: Any, b: Any, m: int, n: int, step: int) -> Any:
 
 
 def _k_last(x: Any) -> Any:
-    """The transpose of a matrix, dequantised if need be."""
-    return (x.dequantize() if isinstance(x, QuantizedTensor) else x).T
+    """The transpose of a matrix, dequantised if need be: scales belong to blocks of [rows, K] however the data lies."""
+    return replace(x, data=x.data.T).dequantize() if isinstance(x, QuantizedTensor) else x.T
 
 
 def _data(x: Any) -> Any:

@@ -167,7 +167,7 @@ def verify(
     tolerance = TOLERANCE if promoted else TOLERANCE_WITHOUT_PROMOTION
     for seed in range(first_seed, first_seed + seeds):
         (a, sa), (b, sb) = random_operands(spec, (m, n, k), seed, scale_layout)
-        plain = _dequantized(a, sa, spec.operands.a), _dequantized(b, sb, spec.operands.b)
+        plain = dequantized(spec, "a", a, sa), dequantized(spec, "b", b, sb)
         expected = gemm_reference(*plain, spec.problem.layout)
         for schedule in schedules:
             found, report = emulate_call(kernel, a, sa, b, sb, seed=seed, schedule=schedule, numerics=numerics,
@@ -210,7 +210,8 @@ def random_operands(
             made.append((_aligned_rows(laid_out.astype(numpy_dtype(operand.dtype))), None))
             continue
         quantized = quantize(values, operand.scale.block_extents(rows, k), operand.dtype, scale_major=scale_layout)
-        made.append((_aligned_rows(quantized.data), quantized.scale))
+        data = quantized.data.T if rows_contiguous(spec.problem.layout, name) else quantized.data
+        made.append((_aligned_rows(data), quantized.scale))
     return made[0], made[1]
 
 
@@ -223,10 +224,13 @@ def _aligned_rows(array: np.ndarray) -> np.ndarray:
     return padded
 
 
-def _dequantized(data: np.ndarray, scale: np.ndarray | None, operand: Operand) -> Any:
+def dequantized(spec: GemmSpec, name: str, data: np.ndarray, scale: np.ndarray | None) -> Any:
+    """What ``gemm_reference`` takes for an operand of ``random_operands``, laid out as the spec says."""
+    operand: Operand = getattr(spec.operands, name)
     if scale is None or operand.scale is None:
         return data
-    return QuantizedTensor(data, scale, operand.scale.block_extents(*data.shape), operand.dtype, "mn")
+    rows, cols = data.T.shape if rows_contiguous(spec.problem.layout, name) else data.shape
+    return QuantizedTensor(data, scale, operand.scale.block_extents(rows, cols), operand.dtype, "mn")
 
 
 def _scale_copy(scale: np.ndarray | None) -> str:

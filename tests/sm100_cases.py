@@ -6,19 +6,18 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from ir_texts import spec_of
 
 from gemmgen import compiler
 from gemmgen.emulator import Report
 from gemmgen.emulator.plan import emulate_plan
-from gemmgen.quantization import QuantizedTensor
 from gemmgen.reference import gemm_reference, relative_difference
 from gemmgen.runtime import nvrtc
+from gemmgen.runtime.dtypes import numpy_dtype
 from gemmgen.schedule import Schedule
 from gemmgen.spec.model import GemmSpec, Warps
-from gemmgen.verification import random_operands
+from gemmgen.verification import dequantized, random_operands
 
 TARGET = "sm_100a"
 NUM_SMS = 2
@@ -50,6 +49,18 @@ CASES: dict[str, Case] = {
     "direct_swapped": case(5, 100, 272, tile=(16, 128, 128), swap_ab=True),
     "rowwise": case(130, 264, 272, "fp8_gemm_nt_rowwise", tile=(128, 128, 128), pdl=True),
     "rowwise_swapped": case(20, 264, 272, "fp8_gemm_nt_rowwise", tile=(32, 128, 128), swap_ab=True),
+    "no_promotion": case(130, 264, 272, "fp8_gemm_nt_no_promotion", tile=(128, 128, 128)),
+    "bf16_nt": case(130, 264, 272, "bf16_gemm_nt", tile=(128, 128, 64), stages=3),
+    "bf16_nn": case(130, 264, 272, "bf16_gemm_nn", tile=(128, 96, 64)),
+    "bf16_tn": case(136, 264, 272, "bf16_gemm_tn", tile=(128, 256, 64)),
+    "bf16_tt": case(136, 264, 80, "bf16_gemm_tt", tile=(128, 64, 64)),
+    "f16_direct": case(130, 100, 272, "f16_gemm_nt", tile=(128, 64, 64)),
+    "bf16_one_row": case(1, 264, 520, "bf16_gemm_nt", tile=(16, 128, 64), swap_ab=True),
+    "bf16_tn_swapped": case(40, 264, 272, "bf16_gemm_tn", tile=(32, 128, 64), swap_ab=True),
+    "fp8_nn": case(130, 272, 272, "fp8_gemm_nn", tile=(128, 96, 128)),
+    "fp8_tn": case(144, 272, 272, "fp8_gemm_tn", tile=(128, 128, 128), stages=3),
+    "fp8_tt": case(144, 264, 144, "fp8_gemm_tt", tile=(128, 64, 128)),
+    "fp8_tn_swapped": case(48, 272, 272, "fp8_gemm_tn", tile=(32, 128, 128), swap_ab=True),
     "short": case(130, 128, 528, tile=(128, 64, 128), stages=2, warps=Warps(math=1)),
 }
 """Tails in M, N and K, one block of K, one row, several tiles per CTA; every way that a tile leaves."""
@@ -88,13 +99,13 @@ def emulated(
     spec, m = CASES[name].spec, CASES[name].m
     n, k = (int(spec.problem.dims[dim]) for dim in ("N", "K"))
     (a, sa), (b, sb) = random_operands(spec, (m, n, k), seed)
-    d = np.full((m, n), np.nan, np.float32).astype(ml_dtypes.bfloat16)
+    d = np.full((m, n), np.nan, np.float32).astype(numpy_dtype(spec.operands.d.dtype))
     text = source or artifact.source
+    operands = {"a": a, "b": b, "d": d} | ({} if sa is None else {"sa": sa, "sb": sb})
     report = emulate_plan(
-        artifact.launch, ptx_of(text, artifact.name), {"a": a, "sa": sa, "b": b, "sb": sb, "d": d}, (m, n, k),
-        num_sms=NUM_SMS, seed=seed, schedule=schedule, source=text,
+        artifact.launch, ptx_of(text, artifact.name), operands, (m, n, k), num_sms=NUM_SMS, seed=seed,
+        schedule=schedule, source=text,
     )  # fmt: skip
-    left, right = (QuantizedTensor(data, scale, operand.scale.block_extents(*data.shape), operand.dtype, "mn")
-                   for data, scale, operand in ((a, sa, spec.operands.a), (b, sb, spec.operands.b)))  # fmt: skip
-    expected = gemm_reference(left, right)
+    expected = gemm_reference(dequantized(spec, "a", a, sa), dequantized(spec, "b", b, sb), spec.problem.layout)
     return report, relative_difference(d.astype(np.float32), expected)
+

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from ir_texts import ASYNC, PROMOTED, body_of, edited, opt, refused, rejected
 from test_pass_warp_specialization import role
 
@@ -64,16 +65,59 @@ def test_registers_are_for_those_who_promote():
     assert 'name="idle", warps=1, registers=40' in text
 
 
-def test_sums_over_all_of_k_need_promotion_first():
-    added = edited(
-        PROMOTED,
-        ("%part = tile.mma(a=%at, b=%bt)", "%part = tile.mma(a=%at, b=%bt, acc=%acc)"),
-    )
+SCALES = [row for row in PROMOTED.splitlines(keepends=True) if "tile.load_scales" in row or "tile.promote" in row]
+SUMMED = edited(PROMOTED, *((row, "") for row in SCALES),
+                ("%part = tile.mma(a=%at, b=%bt)", "%next = tile.mma(a=%at, b=%bt, acc=%acc)"))  # fmt: skip
+"""The tensor core adds up over K, without scales."""
+WHOLE = opt(SUMMED, "pipelining,warp-specialization{accumulators=2}")
+
+
+def test_a_sum_over_all_of_k_is_handed_over_once_per_tile():
+    """So the next tile's products start while this one is stored."""
+    assert role(WHOLE, "mma") == [
+        'async.role() {name="mma", warps=1} do {',
+        "tile.for_tiles() {rows=M, cols=192, tile=[128, 64]} do (%m0_2: index, %n0_2: index) {",
+        "async.acquire(ring=%parts)",
+        "tile.for_k() {extent=256, step=128} do (%k0_2: index) {",
+        "async.wait(ring=%ring)",
+        '%at_1 = async.read(ring=%ring) {buffer="a"} : smem<e4m3, [128, 128]>',
+        '%bt_1 = async.read(ring=%ring) {buffer="b"} : smem<e4m3, [64, 128]>',
+        'async.mma(ring=%parts, a=%at_1, b=%bt_1) {buffer="part", accumulate=true}',
+        "async.release(ring=%ring)",
+        "tile.yield()",
+        "async.commit(ring=%parts)",
+    ]
+    assert role(WHOLE, "math")[2:7] == [
+        "async.wait(ring=%parts)",
+        '%part = async.read(ring=%parts) {buffer="part"} : tmem<f32, [128, 64]>',
+        "%sum = async.fetch(source=%part) : frag<f32, [128, 64]>",
+        "async.release(ring=%parts)",
+        '%out = tile.map(acc=%sum) {expression="acc"} : frag<bf16, [128, 64]>',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ((("      async.commit(ring=%parts)\n", ""),), "leaves a stage of %parts open"),
+        ((("      async.acquire(ring=%parts)\n", ""),), "a load fills an acquired stage"),
+        ((("      async.release(ring=%parts)\n", ""),), "leaves a stage of %parts open"),
+        ((("      async.wait(ring=%parts)\n", ""),), "a read needs a stage that has been waited for"),
+        ((("cols=192, tile=[128, 64]} do (%m0_2", "cols=128, tile=[128, 64]} do (%m0_2"),), "takes another way"),
+        ((("      async.wait(ring=%parts)\n", "      async.wait(ring=%ring)\n"),), "a ring turns with the steps of K"),
+        ((("async.fetch(source=%part) : frag<f32, [128, 64]>", "async.fetch(source=%part) : frag<bf16, [128, 64]>"),),
+         "a fetch reads tensor memory"),
+    ],
+)  # fmt: skip
+def test_the_hand_over_per_tile_is_checked(changes: tuple[tuple[str, str], ...], error: str):
+    rejected(edited(WHOLE, *changes), error)
+
+
+def test_two_products_need_two_accumulators():
+    line = next(row for row in SUMMED.splitlines(keepends=True) if "tile.mma" in row)
+    twice = edited(SUMMED, (line, line + line.replace("%next", "%other")))
     refused(
-        added,
-        "accumulators in tensor memory are handed over after every step of K",
-        "fix: run promotion first",
-        passes="pipelining{scale_copy=lanes},warp-specialization{accumulators=2}",
+        twice, "one accumulator holds the products of a step", passes="pipelining,warp-specialization{accumulators=2}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -61,3 +62,15 @@ def test_disagreeing_shapes_are_named() -> None:
         gemm_reference(np.ones((2, 3)), np.ones((2, 4)))
     with pytest.raises(ArgumentError, match="shapes differ"):
         relative_difference(np.ones(2), np.ones(3))
+
+
+@pytest.mark.parametrize(("layout", "turned"), [("NT", ()), ("NN", ("b",)), ("TN", ("a", "b")), ("TT", ("a",))])
+def test_scales_do_not_turn_with_the_data(layout: str, turned: tuple[str, ...]) -> None:
+    """In every layout the scales of an FP8 operand belong to blocks of its rows and K."""
+    rng = np.random.default_rng(0)
+    sides = {"a": quantize(rng.normal(size=(24, 272)).astype(np.float32), block=(1, 128)),
+             "b": quantize(rng.normal(size=(144, 272)).astype(np.float32), block=(128, 128))}  # fmt: skip
+    expected = gemm_reference(sides["a"], sides["b"])
+    for name in turned:
+        sides[name] = replace(sides[name], data=sides[name].data.T)
+    np.testing.assert_array_equal(gemm_reference(sides["a"], sides["b"], layout), expected)

@@ -15,10 +15,25 @@ from gemmgen.errors import ScheduleError
         (128, 128, "e4m3", "e4m3", 8 << 24 | 16 << 17 | 1 << 4),
         (128, 16, "e5m2", "e4m3", 8 << 24 | 2 << 17 | 1 << 7 | 1 << 4),
         (128, 64, "e4m3", "e5m2", 8 << 24 | 8 << 17 | 1 << 10 | 1 << 4),
+        (128, 128, "bf16", "bf16", 8 << 24 | 16 << 17 | 1 << 10 | 1 << 7 | 1 << 4),
+        (128, 128, "f16", "f16", 8 << 24 | 16 << 17 | 1 << 4),
     ],
 )
 def test_instruction_descriptor(rows: int, columns: int, a: str, b: str, word: int):
     assert hw.instruction_descriptor(rows, columns, a, b) == word
+
+
+def test_transposed_operands():
+    """bf16 128 x 128 with B MN-major is the document's 0x08210490."""
+    assert hw.instruction_descriptor(128, 128, "bf16", "bf16", b_transposed=True) == 0x08210490
+    assert hw.instruction_descriptor(128, 128, "bf16", "bf16", a_transposed=True) == 0x08208490
+
+
+def test_types_that_do_not_multiply():
+    assert hw.mma_kind("e5m2", "e4m3") == "f8f6f4"
+    assert hw.mma_kind("bf16", "bf16") == "f16"
+    with pytest.raises(ScheduleError, match="operand types"):
+        hw.mma_kind("e4m3", "bf16")
 
 
 def test_shared_descriptor():
@@ -29,6 +44,14 @@ def test_shared_descriptor():
     assert word >> 46 & 0b111 == 1
     assert word >> 61 == 2
     assert word == 0x4000404000010000
+
+
+def test_shared_descriptor_of_a_transposed_tile():
+    """Slabs of 64 rows of K by 128 bytes are 8192 bytes apart; atoms of 8 rows follow each other."""
+    word = hw.shared_descriptor(128, 64 * 128)
+    assert word >> 16 & 0x3FFF == 8192 >> 4
+    assert word >> 32 & 0x3FFF == 1024 >> 4
+    assert hw.shared_descriptor(32, 64 * 32) >> 61 == 6
 
 
 @pytest.mark.parametrize(("needed", "columns"), [(1, 32), (32, 32), (33, 64), (256, 256), (257, 512), (512, 512)])

@@ -64,7 +64,7 @@ MUTANTS: dict[str, str] = {
     "scales copied into a stage in use": dropped("mbarrier_wait(empty", 1),
     "a sum that nobody announces": dropped("mma_commit(part_full"),
     "a stage that the tensor core keeps": dropped("mma_commit(empty"),
-    "a sum announced before its products": moved("mma_commit(part_full", "mma_fp8(sum, desc_a, desc_b"),
+    "a sum announced before its products": moved("mma_commit(part_full", "mma_f8f6f4(sum, desc_a, desc_b"),
     "a sum released before it is read": moved("if (lane == 0) mbarrier_arrive(part_empty", "tmem_fence_after();"),
     "a stage released before its scales are read": moved("if (lane == 0) mbarrier_arrive(empty",
                                                          "const float row_scale"),

@@ -37,7 +37,7 @@ def make(**changes: Any) -> GemmSpec:
             "b": {"dtype": "e4m3", "scale": {"block": (128, 128)}},
             "d": {"dtype": "bf16"},
         },
-        "targets": ("sm_90a", "sm_100a"),
+        "targets": ("sm_90a", "sm_100a", "sm_103a"),
     }
     return GemmSpec(**(values | changes))
 
@@ -56,7 +56,7 @@ def test_python_equals_yaml() -> None:
             d=Operand(dtype="bf16"),
         ),
         accumulate=Accumulate(dtype="f32", promote_every=128),
-        targets=("sm_90a", "sm_100a"),
+        targets=("sm_90a", "sm_100a", "sm_103a"),
     )
     loaded = load_spec("fp8_gemm_nt")
     assert typed == make() == loaded
@@ -97,7 +97,7 @@ schedule:
   raster: {group: auto, along: auto}
   pdl: auto
   epilogue_overlap: auto
-targets: [sm_90a, sm_100a]
+targets: [sm_90a, sm_100a, sm_103a]
 """
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gemmgen
@@ -106,10 +106,15 @@ def _operand(spec: GemmSpec, name: str, rows: int, cols: int, generator: Any) ->
 
     operand = getattr(spec.operands, name)
     x = torch.randn(rows, cols, device=generator.device, generator=generator, dtype=torch.float32).bfloat16()
+    turned = rows_contiguous(spec.problem.layout, name)
     if operand.scale is None:
-        laid_out = x.T if rows_contiguous(spec.problem.layout, name) else x
-        data = laid_out.to(getattr(torch, TORCH_ATTRIBUTES[operand.dtype]))
-        per_line = ALIGN_BYTES // data.element_size()
-        padded = data.new_empty(data.shape[0], -(-data.shape[1] // per_line) * per_line)[:, : data.shape[1]]
-        return padded.copy_(data)
-    return gemmgen.quantize(x, block=operand.scale.block_extents(rows, cols), dtype=operand.dtype)
+        return _padded((x.T if turned else x).to(getattr(torch, TORCH_ATTRIBUTES[operand.dtype])))
+    quantized = gemmgen.quantize(x, block=operand.scale.block_extents(rows, cols), dtype=operand.dtype)
+    return replace(quantized, data=_padded(quantized.data.T)) if turned else quantized
+
+
+def _padded(data: Any) -> Any:
+    """A copy whose rows lie a multiple of 16 bytes apart, as TMA needs."""
+    per_line = ALIGN_BYTES // data.element_size()
+    padded = data.new_empty(data.shape[0], -(-data.shape[1] // per_line) * per_line)[:, : data.shape[1]]
+    return padded.copy_(data)

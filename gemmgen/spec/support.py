@@ -78,7 +78,7 @@ SUPPORTED: tuple[Support, ...] = (
     Support(
         targets=("sm_100a", "sm_103a"),
         kind=("dense",),
-        layout=("NT",),
+        layout=tuple(LAYOUTS),
         a=("e4m3 [1, 128] f32",),
         b=("e4m3 [128, 128] f32",),
         c=("absent",),
@@ -91,15 +91,31 @@ SUPPORTED: tuple[Support, ...] = (
     Support(
         targets=("sm_100a", "sm_103a"),
         kind=("dense",),
-        layout=("NT",),
+        layout=tuple(LAYOUTS),
         a=("e4m3 [1, K] f32",),
         b=("e4m3 [1, K] f32",),
         c=("absent",),
         d=("bf16", "f16"),
         accumulate=("f32",),
-        promote_every=("128",),
+        promote_every=("128", "null"),
         epilogue=("acc",),
         scheduler=("auto", "persistent"),
+    ),
+    *(
+        Support(
+            targets=("sm_100a", "sm_103a"),
+            kind=("dense",),
+            layout=tuple(LAYOUTS),
+            a=(dtype,),
+            b=(dtype,),
+            c=("absent",),
+            d=(dtype, "f32"),
+            accumulate=("f32",),
+            promote_every=("null",),
+            epilogue=("acc",),
+            scheduler=("auto", "persistent"),
+        )
+        for dtype in ("bf16", "f16")
     ),
 )
 

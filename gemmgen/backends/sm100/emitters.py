@@ -6,6 +6,7 @@ from gemmgen.backends.sm90 import emitters as hopper
 from gemmgen.backends.sm90 import math_emitters as hopper_math
 from gemmgen.backends.sm90 import ops as hopper_ops
 from gemmgen.backends.sm90.emitters import statement
+from gemmgen.backends.sm90.hardware import k_advance_bytes
 from gemmgen.backends.sm90.names import barrier, offset, stage_address
 from gemmgen.backends.sm100 import hardware as hw
 from gemmgen.backends.sm100 import ops
@@ -66,24 +67,42 @@ def _fence(op: ops.FenceOp, module: Module) -> Emission:
     return statement(f"tmem_fence_{op.side}();", note, "tmem_fence")
 
 
-def descriptor_helper(row_bytes: int) -> Helper:
-    """The device function that makes descriptors of operand tiles."""
-    return Helper("mma_descriptor", (("row_bytes", row_bytes), ("bits", f"0x{hw.shared_descriptor(row_bytes):x}")))
+def descriptor_helper(op: ops.MmaOp, span: int) -> Helper:
+    """The device function that makes descriptors of operand tiles; ``span`` > 0 for transposed ones."""
+    if not span:
+        bits = hw.shared_descriptor(op.row_bytes)
+        return Helper("mma_descriptor", (("row_bytes", op.row_bytes), ("bits", f"0x{bits:x}")))
+    slab_bytes = op.row_bytes // op.item_bytes * span
+    bits = hw.shared_descriptor(span, slab_bytes)
+    fields = (("span", span), ("slab_bytes", slab_bytes), ("bits", f"0x{bits:x}"))
+    return Helper("mma_descriptor_transposed", fields)
 
 
 @emits(ops.MmaOp, TARGET)
 def _mma(op: ops.MmaOp, module: Module) -> Emission:
+    spans = {"a": op.a_span, "b": op.b_span}
+    advances = {name: k_advance_bytes(span, op.item_bytes) >> 4 for name, span in spans.items()}
+    kind = hw.mma_kind(op.a_dtype, op.b_dtype)
+    instruction = hw.instruction_descriptor(
+        op.rows, op.columns, op.a_dtype, op.b_dtype, op.a_span > 0, op.b_span > 0
+    )  # fmt: skip
     fields = {
         "a": stage_address(op.a, op.cursor),
         "b": stage_address(op.b, op.cursor),
+        **{f"descriptor_{name}": f"mma_descriptor_transposed_{span}" if span else "mma_descriptor"
+           for name, span in spans.items()},
         "part": accumulator(op.tmem.name, op.first, op.columns, op.parts.name),
-        "instruction": f"0x{hw.instruction_descriptor(op.rows, op.columns, op.a_dtype, op.b_dtype):08x}",
+        "instruction": f"0x{instruction:08x}",
+        "kind": kind,
+        "first": "false" if op.k is None else f"{op.k.name} > 0",
         "shape": f"{op.rows} x {op.columns}, {op.a_dtype} by {op.b_dtype}",
-        "later_steps": [{"advance": step * hw.MMA_K_BYTES >> 4} for step in range(1, op.steps)],
+        "later_steps": [{name: step * advance for name, advance in advances.items()} for step in range(1, op.steps)],
         "k_bytes": hw.MMA_K_BYTES,
         "areas": f"{op.a} and {op.b}",
-    }
-    return Emission("mma", fields, (*helpers("mma_fp8"), descriptor_helper(op.row_bytes)))
+        "what": "The first product overwrites" if op.k is None else "The first product of a tile overwrites",
+    }  # fmt: skip
+    used = {descriptor_helper(op, span): None for span in spans.values()}
+    return Emission("mma", fields, (Helper("mma", (("kind", kind),)), *used))
 
 
 @emits(ops.CommitOp, TARGET)

@@ -5,7 +5,6 @@ Facts and their sources: HARDWARE.md sections 5 to 8. What Blackwell shares with
 
 from __future__ import annotations
 
-from gemmgen.backends.sm90.hardware import SWIZZLE_ATOM_BYTES
 from gemmgen.errors import ScheduleError
 
 LANES = 128
@@ -23,28 +22,50 @@ LOAD_COLUMNS = (32, 16, 8)
 """Columns of one tcgen05.ld, widest first: a thread gets one 32-bit register for each."""
 OTHER_REGISTERS = 48
 """Registers a promoting thread needs beside its sums and one load: addresses, loop state, scales."""
-STORED_DTYPES = ("bf16", "f16")
-"""Types that the epilogue rounds FP32 sums to."""
+STORED_DTYPES = ("bf16", "f16", "f32")
+"""Types that the epilogue stores FP32 sums as."""
 F32_ACCUMULATOR = 1
-TYPE_CODES = {"e4m3": 0, "e5m2": 1}
-"""Operand types of kind::f8f6f4 in the instruction descriptor."""
+TYPE_CODES = {"f8f6f4": {"e4m3": 0, "e5m2": 1}, "f16": {"f16": 0, "bf16": 1}}
+"""Operand types in the instruction descriptor, by the kind of tcgen05.mma that takes them."""
 SWIZZLE_CODES = {0: 0, 128: 2, 64: 4, 32: 6}
 """Bits 61..63 of a shared-memory descriptor by swizzle span in bytes."""
 
 
-def instruction_descriptor(rows: int, columns: int, a_dtype: str, b_dtype: str) -> int:
-    """The 32-bit instruction descriptor of a dense FP8 product with FP32 sums, both operands K-major."""
-    types = TYPE_CODES[a_dtype] << 7 | TYPE_CODES[b_dtype] << 10
+def mma_kind(a_dtype: str, b_dtype: str) -> str:
+    """The kind of tcgen05.mma for these operands.
+
+    Raises:
+        ScheduleError: none multiplies them with each other.
+    """
+    for kind, codes in TYPE_CODES.items():
+        if a_dtype in codes and b_dtype in codes:
+            return kind
+    raise ScheduleError("operand types of tcgen05.mma", where="operands", got=f"{a_dtype}, {b_dtype}",
+                        need=" | ".join(", ".join(codes) for codes in TYPE_CODES.values()))  # fmt: skip
+
+
+def instruction_descriptor(
+    rows: int, columns: int, a_dtype: str, b_dtype: str, a_transposed: bool = False, b_transposed: bool = False
+) -> int:
+    """The 32-bit instruction descriptor of a dense product with FP32 sums; transposed operands are MN-major."""
+    codes = TYPE_CODES[mma_kind(a_dtype, b_dtype)]
+    types = codes[a_dtype] << 7 | codes[b_dtype] << 10 | a_transposed << 15 | b_transposed << 16
     return F32_ACCUMULATOR << 4 | types | columns >> 3 << 17 | rows >> 4 << 24
 
 
-def shared_descriptor(swizzle_bytes: int) -> int:
-    """A K-major shared-memory descriptor without its start address: 8 rows to the next 8, version, swizzle."""
-    return SWIZZLE_ATOM_BYTES >> 4 << 32 | 1 << 16 | 1 << 46 | SWIZZLE_CODES[swizzle_bytes] << 61
+def shared_descriptor(swizzle_bytes: int, slab_bytes: int = 16) -> int:
+    """A shared-memory descriptor without its start address: 8 rows to the next 8, version, swizzle.
+
+    Args:
+        swizzle_bytes: width of the rows.
+        slab_bytes: for an MN-major tile, from one slab of rows to the next; K-major tiles have one slab and ignore it.
+    """
+    atom_bytes = SWIZZLE_ROWS * swizzle_bytes
+    return atom_bytes >> 4 << 32 | slab_bytes >> 4 << 16 | 1 << 46 | SWIZZLE_CODES[swizzle_bytes] << 61
 
 
 def empty_arrivals(math_warps: int, cluster: int) -> int:
-    """Arrivals per phase of an "empty" barrier: every promoting warp, which reads scales, and one commit, per CTA."""
+    """Arrivals per phase of an "empty" barrier, per CTA: one commit, and every warp that reads scales."""
     return (math_warps + 1) * cluster
 
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gemmgen.backends.capability import Capability
+from gemmgen.backends.model import Prediction, Rounds
 from gemmgen.backends.sm90 import hardware as hopper
 from gemmgen.backends.sm100 import hardware as hw
 from gemmgen.errors import ScheduleError
 from gemmgen.frontend import scales_per_tile
 from gemmgen.schedule import Schedule
 from gemmgen.spec.model import GemmSpec, ScheduleHints
+from gemmgen.spec.vocabulary import DTYPES, rows_contiguous
 
-STEP_K = 128
-"""A step of K: one swizzle span of FP8, one scale block."""
+STEP_BYTES = hopper.SWIZZLE_BYTES
+"""A step of K is one swizzle span of every operand: 128 elements of FP8, 64 of 16 bits."""
+SCALE_BLOCK = 128
 M_BOUNDS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 """Where a plan may change kernels; within a range the choice is made for its largest M."""
 LARGE_M = 8192
@@ -25,13 +28,15 @@ LARGE_M = 8192
 PLAIN_COLUMNS = (64, 96, 128, 160, 192, 224, 256)
 SWAPPED_COLUMNS = (16, 32, 64, 128)
 SWAPPED_UP_TO = 128
-MAX_STAGES, MAX_ACCUMULATORS = 10, 4
+MAX_STAGES = 10
+MAX_ACCUMULATORS = {True: 4, False: 2}
+"""Sums under way at once, by whether they are handed over in every step: or else per tile, for the epilogue."""
 PRODUCER_REGISTERS, MATH_REGISTERS = 40, 232
 
-CLOCK_GHZ = 1.85
+CYCLES_PER_US = 1850
 DRAM_BYTES_PER_US = 8.0e6
-MMA_MACS_PER_CYCLE = 8192
-"""Products per SM and cycle of FP8: 4.5 PFLOP/s over 148 SMs."""
+MAC_BYTES_PER_CYCLE = 8192
+"""Products per SM and cycle, times bytes of an element: 4.5 PFLOP/s of FP8 over 148 SMs."""
 SHARED_BYTES_PER_CYCLE = 128
 FMA_PER_CYCLE = 128
 TMEM_LOAD_WORDS_PER_CYCLE = 512
@@ -41,13 +46,52 @@ TILE_CYCLES = 1200
 
 
 @dataclass(frozen=True)
+class Operands:
+    """What schedules depend on in the operands.
+
+    Attributes:
+        item_bytes: bytes of an element of A and B.
+        promoted: partial sums of a step are scaled and added up on the CUDA cores.
+        scales_in_ring: scales change along K, so a step loads some.
+        a_rows_contiguous: A has M contiguous instead of K.
+        b_rows_contiguous: B has N contiguous instead of K.
+    """
+
+    item_bytes: int = 1
+    promoted: bool = True
+    scales_in_ring: bool = True
+    a_rows_contiguous: bool = False
+    b_rows_contiguous: bool = False
+
+    @classmethod
+    def of(cls, spec: GemmSpec) -> Operands:
+        """The operands of a spec."""
+        a, layout = spec.operands.a, spec.problem.layout
+        return cls(
+            item_bytes=DTYPES[a.dtype].bits // 8,
+            promoted=spec.accumulate.promote_every is not None,
+            scales_in_ring=a.scale is not None and a.scale.block[1] != "K",
+            a_rows_contiguous=rows_contiguous(layout, "a"),
+            b_rows_contiguous=rows_contiguous(layout, "b"),
+        )
+
+    @property
+    def step_k(self) -> int:
+        """Elements of K in a step."""
+        return STEP_BYTES // self.item_bytes
+
+
+FP8 = Operands()
+
+
+@dataclass(frozen=True)
 class StepModel:
     """What one step of K costs a CTA, by the static model; cycles of engines that work side by side.
 
     Attributes:
         mma_cycles: the tensor core at its data-sheet rate.
         shared_cycles: the tensor core's reads of both operands from shared memory.
-        promotion_cycles: reading the partial sum from tensor memory and adding it up, on the CUDA cores.
+        promotion_cycles: reading the partial sum from tensor memory and adding it up on the CUDA cores; 0 without.
         l2_bytes: operands and scales loaded.
     """
 
@@ -68,16 +112,17 @@ class StepModel:
         return max(by_name, key=lambda name: by_name[name])
 
 
-def model_step(schedule: Schedule) -> StepModel:
+def model_step(schedule: Schedule, operands: Operands = FP8) -> StepModel:
     """The static model of a schedule's step of K. Nothing in it was measured."""
-    rows, columns = _rows_and_columns(schedule)
+    rows, columns = rows_and_columns(schedule)
     sums = rows * columns
-    scales = sum(4 * count for count, _ in _scales(schedule))
-    operand_bytes = (rows + columns) * STEP_K
+    scales = sum(4 * count for count, _ in _scales(schedule)) if operands.scales_in_ring else 0
+    operand_bytes = (rows + columns) * STEP_BYTES
+    promotion = sums / FMA_PER_CYCLE + sums / TMEM_LOAD_WORDS_PER_CYCLE
     return StepModel(
-        mma_cycles=sums * STEP_K / MMA_MACS_PER_CYCLE,
+        mma_cycles=sums * STEP_BYTES / MAC_BYTES_PER_CYCLE,
         shared_cycles=operand_bytes / SHARED_BYTES_PER_CYCLE,
-        promotion_cycles=sums / FMA_PER_CYCLE + sums / TMEM_LOAD_WORDS_PER_CYCLE,
+        promotion_cycles=promotion if operands.promoted else 0.0,
         l2_bytes=operand_bytes + scales,
     )
 
@@ -91,13 +136,13 @@ def plan(spec: GemmSpec, target: Capability, scale_copy: str = "bulk") -> list[t
         scale_copy: how row scales reach shared memory, see ``Schedule``.
     """
     m, n, k = (spec.problem.dims[name] for name in ("M", "N", "K"))
-    n, k = int(n), int(k)
+    n, k, operands = int(n), int(k), Operands.of(spec)
     if isinstance(m, int):
-        return [(0, None, choose(spec.schedule, m, n, k, target, scale_copy))]
+        return [(0, None, choose(spec.schedule, m, n, k, target, scale_copy, operands))]
     chosen: list[tuple[int, int | None, Schedule]] = []
     low = 0
     for high in (*M_BOUNDS, None):
-        schedule = choose(spec.schedule, high or LARGE_M, n, k, target, scale_copy)
+        schedule = choose(spec.schedule, high or LARGE_M, n, k, target, scale_copy, operands)
         if chosen and chosen[-1][2] == schedule:
             chosen[-1] = (chosen[-1][0], high, schedule)
         else:
@@ -106,60 +151,95 @@ def plan(spec: GemmSpec, target: Capability, scale_copy: str = "bulk") -> list[t
     return chosen
 
 
-def choose(hints: ScheduleHints, m: int, n: int, k: int, target: Capability, scale_copy: str = "bulk") -> Schedule:
+def choose(
+    hints: ScheduleHints, m: int, n: int, k: int, target: Capability, scale_copy: str = "bulk", operands: Operands = FP8
+) -> Schedule:
     """The schedule with the least predicted time among those that the hints allow.
 
     Raises:
         ScheduleError: the hints contradict each other or the hardware, or ask for what this target cannot do yet.
     """
+    return ranked(hints, m, n, k, target, scale_copy, operands)[0][1]
+
+
+def ranked(
+    hints: ScheduleHints, m: int, n: int, k: int, target: Capability, scale_copy: str = "bulk", operands: Operands = FP8
+) -> list[tuple[float, Schedule]]:
+    """Every schedule that the hints allow with its predicted time in µs, the fastest first.
+
+    Raises:
+        ScheduleError: as ``choose``.
+    """
     _refuse_hints(hints)
-    found = [_with_hints(schedule, hints, target) for schedule in _candidates(hints, m, scale_copy)]
-    return min(found, key=lambda schedule: (predict(schedule, m, n, k, target), str(schedule)))
+    found = [_with_hints(schedule, hints, target, operands) for schedule in _candidates(hints, m, scale_copy, operands)]
+    timed = [(predict(schedule, m, n, k, target, operands), schedule) for schedule in found]
+    return sorted(timed, key=lambda pair: (pair[0], str(pair[1])))
 
 
-def predict(schedule: Schedule, m: int, n: int, k: int, target: Capability) -> float:
+def deciding_m(m: int) -> int:
+    """The M for which a plan chose the kernel that serves ``m`` rows."""
+    return next((bound for bound in M_BOUNDS if m <= bound), LARGE_M)
+
+
+def predict(schedule: Schedule, m: int, n: int, k: int, target: Capability, operands: Operands = FP8) -> float:
     """Time of one launch on data that is not in L2, in µs, by the static model."""
-    tiles = -(-m // schedule.tile[0]) * -(-n // schedule.tile[1])
-    waves = -(-tiles // target.sms)
-    cycles = waves * (-(-k // STEP_K) * model_step(schedule).cycles + TILE_CYCLES)
-    memory = (m * k + n * k + 2 * m * n) / DRAM_BYTES_PER_US
-    return LAUNCH_US + max(cycles / CLOCK_GHZ / 1000, memory)
+    return prediction(schedule, m, n, k, target, operands).total_us
+
+
+def prediction(schedule: Schedule, m: int, n: int, k: int, target: Capability, operands: Operands = FP8) -> Prediction:
+    """The terms of ``predict``."""
+    tiles = (-(-m // schedule.tile[0]), -(-n // schedule.tile[1]))
+    memory = ((m * k + n * k) * operands.item_bytes + 2 * m * n) / DRAM_BYTES_PER_US
+    return Prediction(
+        base_us=LAUNCH_US,
+        step_us=model_step(schedule, operands).cycles / CYCLES_PER_US,
+        tile_us=TILE_CYCLES / CYCLES_PER_US,
+        memory_us=memory,
+        steps_per_tile=max(1, -(-k // operands.step_k)),
+        rounds=Rounds(tiles, max(1, tiles[0] * tiles[1]), target.sms),
+    )
 
 
 def most_stages(schedule: Schedule, target: Capability) -> int:
     """The deepest ring that fits beside the staging tile; at least 1, which the allocation then refuses."""
-    rows, columns = _rows_and_columns(schedule)
-    stage = (rows + columns) * STEP_K + sum(-(-4 * count // pitch) * pitch for count, pitch in _scales(schedule)) + 16
+    rows, columns = rows_and_columns(schedule)
+    scales = sum(-(-4 * count // pitch) * pitch for count, pitch in _scales(schedule))
+    stage = (rows + columns) * STEP_BYTES + scales + 16
     rest = rows * columns * 2 + 16 * schedule.accumulators + 64
     return max(1, min(MAX_STAGES, (target.smem_per_cta - rest) // stage))
 
 
-def most_accumulators(columns: int) -> int:
-    """Partial sums of so many columns that tensor memory holds, up to what a step can keep under way."""
-    return min(MAX_ACCUMULATORS, hw.TENSOR_MEMORY_COLUMNS // columns)
+def most_accumulators(columns: int, promoted: bool) -> int:
+    """Sums of so many columns that tensor memory holds, up to what can be under way at once."""
+    return min(MAX_ACCUMULATORS[promoted], hw.TENSOR_MEMORY_COLUMNS // columns)
 
 
-def _candidates(hints: ScheduleHints, m: int, scale_copy: str) -> list[Schedule]:
+def _candidates(hints: ScheduleHints, m: int, scale_copy: str, operands: Operands) -> list[Schedule]:
     """Schedules worth trying for M rows: the given tile, or the shipped list as far as the hints allow it."""
+    step_k, groups = operands.step_k, hints.warps.math
     if hints.tile is not None:
-        if hints.tile[2] != STEP_K:
-            raise ScheduleError("the K extent of a tile", where="schedule.tile", got=hints.tile[2], need=STEP_K,
-                                fix=f"write {STEP_K}: one scale block, one swizzle span")  # fmt: skip
-        return [_schedule(hints.tile, bool(hints.swap_ab), hints.warps.math, scale_copy)]
+        if hints.tile[2] != step_k:
+            raise ScheduleError("the K extent of a tile", where="schedule.tile", got=hints.tile[2], need=step_k,
+                                fix=f"write {step_k}: one swizzle span")  # fmt: skip
+        return [_schedule(hints.tile, bool(hints.swap_ab), groups, scale_copy, operands.promoted)]
     swapped = hints.swap_ab if hints.swap_ab is not None else m <= SWAPPED_UP_TO
-    tiles = [(c, hw.LANES, STEP_K) if swapped else (hw.LANES, c, STEP_K)
-             for c in (SWAPPED_COLUMNS if swapped else PLAIN_COLUMNS)]  # fmt: skip
-    return [_schedule(tile, swapped, hints.warps.math, scale_copy) for tile in tiles]
+    across = operands.a_rows_contiguous if swapped else operands.b_rows_contiguous
+    narrowest = hopper.SWIZZLE_SPANS[-1] // operands.item_bytes if across else 1
+    columns = [c for c in (SWAPPED_COLUMNS if swapped else PLAIN_COLUMNS) if c % narrowest == 0]
+    tiles = [(c, hw.LANES, step_k) if swapped else (hw.LANES, c, step_k) for c in columns]
+    return [_schedule(tile, swapped, groups, scale_copy, operands.promoted) for tile in tiles]
 
 
-def _schedule(tile: tuple[int, int, int], swapped: bool, groups: int | None, scale_copy: str) -> Schedule:
+def _schedule(
+    tile: tuple[int, int, int], swapped: bool, groups: int | None, scale_copy: str, promoted: bool
+) -> Schedule:
     columns = tile[0] if swapped else tile[1]
     groups = groups or (2 if columns % (2 * hw.COLUMN_STEP) == 0 and columns > hw.COLUMN_STEP * 2 else 1)
     short = hw.registers_needed(columns // groups) > hopper.launch_registers(_threads(groups))
     return Schedule(
         tile, 0, swap_ab=swapped, math_warpgroups=groups, scale_copy=scale_copy,
         producer_registers=PRODUCER_REGISTERS if short else 0, math_registers=MATH_REGISTERS if short else 0,
-        accumulators=most_accumulators(columns),
+        accumulators=most_accumulators(columns, promoted),
     )  # fmt: skip
 
 
@@ -168,13 +248,13 @@ def _threads(groups: int) -> int:
     return (groups + 1) * hopper.GROUP_THREADS
 
 
-def _with_hints(schedule: Schedule, hints: ScheduleHints, target: Capability) -> Schedule:
+def _with_hints(schedule: Schedule, hints: ScheduleHints, target: Capability, operands: Operands) -> Schedule:
     changes = {
         "raster_group": hints.raster.group, "raster_along": hints.raster.along, "pdl": hints.pdl,
         "producer_registers": hints.registers.producer, "math_registers": hints.registers.math,
     }  # fmt: skip
     changed = schedule.replace(**{name: value for name, value in changes.items() if value is not None})
-    return _checked(changed.replace(stages=hints.stages or most_stages(changed, target)))
+    return _checked(changed.replace(stages=hints.stages or most_stages(changed, target)), operands)
 
 
 def _refuse_hints(hints: ScheduleHints) -> None:
@@ -187,12 +267,14 @@ def _refuse_hints(hints: ScheduleHints) -> None:
                                 fix=f"leave {name} auto")  # fmt: skip
 
 
-def _checked(schedule: Schedule) -> Schedule:
+def _checked(schedule: Schedule, operands: Operands) -> Schedule:
     """The schedule, if the hardware can do it."""
-    rows, columns = _rows_and_columns(schedule)
+    rows, columns = rows_and_columns(schedule)
     groups = schedule.math_warpgroups
     hw.check_mma_tile(rows, columns, groups)
     hw.allocated_columns(columns * schedule.accumulators)
+    if operands.a_rows_contiguous if schedule.swap_ab else operands.b_rows_contiguous:
+        hopper.swizzle_span(columns * operands.item_bytes)
     threads = _threads(groups)
     hw.check_registers(columns // groups, schedule.math_registers or hopper.launch_registers(threads))
     if schedule.math_registers or schedule.producer_registers:
@@ -203,11 +285,11 @@ def _checked(schedule: Schedule) -> Schedule:
 
 def _scales(schedule: Schedule) -> list[tuple[int, int]]:
     """Scales that a stage holds, A's and B's, with the bytes that their place is rounded up to."""
-    rows, blocks = scales_per_tile(schedule.tile[0], 1), scales_per_tile(schedule.tile[1], STEP_K)
+    rows, blocks = scales_per_tile(schedule.tile[0], 1), scales_per_tile(schedule.tile[1], SCALE_BLOCK)
     return [(rows, hopper.BULK_ALIGN_BYTES if schedule.scale_copy == "bulk" else 16), (blocks, 16)]
 
 
-def _rows_and_columns(schedule: Schedule) -> tuple[int, int]:
+def rows_and_columns(schedule: Schedule) -> tuple[int, int]:
     """The tile as tcgen05.mma sees it: its M side and its N side."""
     m, n, _ = schedule.tile
     return (n, m) if schedule.swap_ab else (m, n)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gemmgen.backends.sm90.hardware import GROUP_WARPS, MAX_BOX, store_slab_columns
+from gemmgen.backends.sm90.hardware import GROUP_WARPS, MAX_BOX, store_slab_columns, swizzle_span
 from gemmgen.backends.sm90.math_ops import BlockScalesOp, StagingPublishOp, StagingWaitOp, StoreCommitOp, StoreDrainOp
-from gemmgen.backends.sm90.ops import ReleaseOp, WaitOp
+from gemmgen.backends.sm90.ops import AdvanceOp, ReleaseOp, WaitOp
 from gemmgen.backends.sm100 import hardware as hw
 from gemmgen.backends.sm100.math_ops import (
     AddPartOp,
+    FetchOp,
     PromoteColumnsOp,
     PromoteRowsOp,
     RowScaleOp,
@@ -49,6 +50,7 @@ class Sums:
         tmem: the address of the allocation.
         cursor: the role's place in the ring.
         full: barriers that say that a partial sum is complete; ``empty``: that it has been read.
+        by_step: sums are handed over in every step of K, not once per tile.
     """
 
     ring: async_ops.RingOp
@@ -56,6 +58,7 @@ class Sums:
     cursor: Value
     full: Value
     empty: Value
+    by_step: bool
 
     @property
     def first(self) -> int:
@@ -78,29 +81,51 @@ class MmaLowering:
     def step(self, loop: ForKOp, ops: Sequence[Op], cursor: Value) -> None:
         """One step: wait for operands and a free accumulator, multiply, and tell both rings when it is done."""
         kinds = [type(op) for op in ops if not isinstance(op, async_ops.ReadOp)]
-        expected = [async_ops.WaitOp, async_ops.AcquireOp, async_ops.AsyncMmaOp, async_ops.CommitOp,
-                    async_ops.ReleaseOp]  # fmt: skip
+        handed = [async_ops.AcquireOp, async_ops.AsyncMmaOp, async_ops.CommitOp]
+        expected = [async_ops.WaitOp, *(handed if self.sums.by_step else handed[1:2]), async_ops.ReleaseOp]
         if kinds != expected:
             _refuse_step(kinds, expected)
-        ir, ctx, sums = self.ir, self.ctx, self.sums
         read = {op.result: op.buffer for op in ops if isinstance(op, async_ops.ReadOp)}
         mma = next(op for op in ops if isinstance(op, async_ops.AsyncMmaOp))
-        rows, columns = sums.shape
-        hw.check_mma_tile(rows, columns, ctx.math_warps // GROUP_WARPS)
-        if mma.trans_a or mma.trans_b:
-            raise IRError("sm_100a multiplies operands with K contiguous", got=f"trans_a={mma.trans_a}, "
-                          f"trans_b={mma.trans_b}", need="layout NT")  # fmt: skip
-        a, b = mem(mma.a), mem(mma.b)
-        row_bytes = extents(mma.a)[1] * a.dtype.bits // 8
-        ir.add(WaitOp, barriers=ctx.full, cursor=cursor, flip=False)
-        ir.add(WaitOp, barriers=sums.empty, cursor=sums.cursor, flip=True)
-        ir.add(FenceOp, side="after")
-        ir.add(MmaOp, tmem=sums.tmem, cursor=cursor, parts=sums.cursor, a=read[mma.a], b=read[mma.b],
-               a_dtype=a.dtype.name, b_dtype=b.dtype.name, rows=rows, columns=columns, first=sums.first,
-               steps=row_bytes // hw.MMA_K_BYTES, row_bytes=row_bytes)  # fmt: skip
+        self.ir.add(WaitOp, barriers=self.ctx.full, cursor=cursor, flip=False)
+        if self.sums.by_step:
+            self._acquire()
+        self._multiply(mma, read, cursor, loop.body.args[0] if mma.accumulate else None)
         # In this order: whoever waits for the sum then knows that the stage was released, too.
-        ir.add(CommitOp, barriers=ctx.empty, cursor=cursor)
-        ir.add(CommitOp, barriers=sums.full, cursor=sums.cursor)
+        self.ir.add(CommitOp, barriers=self.ctx.empty, cursor=cursor)
+        if self.sums.by_step:
+            self.ir.add(CommitOp, barriers=self.sums.full, cursor=self.sums.cursor)
+
+    def tile_op(self, op: Op) -> None:
+        """Where a sum runs over all of K: take a free accumulator before the steps, announce it behind them."""
+        if isinstance(op, async_ops.AcquireOp):
+            self._acquire()
+        elif isinstance(op, async_ops.CommitOp):
+            self.ir.add(CommitOp, barriers=self.sums.full, cursor=self.sums.cursor)
+            self.ir.add(AdvanceOp, cursor=self.sums.cursor, stages=self.sums.ring.stages)
+        else:
+            raise IRError(f"sm_100a has no lowering for {op.NAME} here", got=op.NAME)
+
+    def _acquire(self) -> None:
+        self.ir.add(WaitOp, barriers=self.sums.empty, cursor=self.sums.cursor, flip=True)
+        self.ir.add(FenceOp, side="after")
+
+    def _multiply(self, mma: async_ops.AsyncMmaOp, read: dict[Value, str], cursor: Value, k: Value | None) -> None:
+        sums, a, b = self.sums, mem(mma.a), mem(mma.b)
+        rows, columns = sums.shape
+        hw.check_mma_tile(rows, columns, self.ctx.math_warps // GROUP_WARPS)
+        item = a.dtype.bits // 8
+        row_bytes = extents(mma.a)[0 if mma.trans_a else 1] * item
+        spans = {
+            name: swizzle_span(extents(value)[1] * item) if transposed else 0
+            for name, value, transposed in (("a_span", mma.a, mma.trans_a), ("b_span", mma.b, mma.trans_b))
+        }
+        with self.ir.at(mma.origin):
+            self.ir.add(
+                MmaOp, tmem=sums.tmem, cursor=cursor, parts=sums.cursor, k=k, a=read[mma.a], b=read[mma.b],
+                a_dtype=a.dtype.name, b_dtype=b.dtype.name, rows=rows, columns=columns, first=sums.first,
+                steps=row_bytes // hw.MMA_K_BYTES, row_bytes=row_bytes, item_bytes=item, **spans,
+            )  # fmt: skip
 
 
 class MathLowering:
@@ -133,6 +158,19 @@ class MathLowering:
                 case tile_ops.ZerosOp():
                     kind = frag(F32, self.sums.shape[0], self.columns)
                     self.pieces[op.result] = self.ir.add(ZeroOp, result=("sum", kind)).result
+                case async_ops.WaitOp():
+                    self._wait_for_sum()
+                case async_ops.FetchOp():
+                    kind = frag(F32, self.sums.shape[0], self.columns)
+                    self.pieces[op.result] = self.ir.add(
+                        FetchOp, lanes=self.lanes, parts=self.sums.cursor, columns=self.sums.shape[1],
+                        first=self.sums.first, width=hw.load_columns(self.columns), result=("sum", kind),
+                    ).result  # fmt: skip
+                case async_ops.ReleaseOp():
+                    self._release_sum()
+                    self.ir.add(AdvanceOp, cursor=self.sums.cursor, stages=self.sums.ring.stages)
+                case async_ops.ReadOp():
+                    pass  # the fetch behind it says what is read
                 case tile_ops.ScaleOp():
                     self._scale(op)
                 case MapOp():
@@ -189,8 +227,7 @@ class MathLowering:
                           got=f"{op.row_block} rows, {op.col_block} columns, {op.row_scale.type} scales per tile",
                           need="one scale per row with blocks of columns, or one block of rows with a scale per column",
                           fix="choose tile rows that divide the scale block")  # fmt: skip
-        ir.add(FenceOp, side="before")
-        ir.add(ReleaseOp, barriers=sums.empty, cursor=sums.cursor, cluster=1)
+        self._release_sum()
 
     def _blocks(self, scales: Value, read: dict[Value, str], cursor: Value) -> Value:
         kind = frag(F32, *extents(scales))
@@ -199,6 +236,11 @@ class MathLowering:
     def _release_stage(self, cursor: Value) -> None:
         """This warp needs nothing more of the stage; the tensor core releases it for itself."""
         self.ir.add(ReleaseOp, barriers=self.ctx.empty, cursor=cursor, cluster=self.ctx.ring.cluster)
+
+    def _release_sum(self) -> None:
+        """This warp has read its lanes; the next product may overwrite them."""
+        self.ir.add(FenceOp, side="before")
+        self.ir.add(ReleaseOp, barriers=self.sums.empty, cursor=self.sums.cursor, cluster=1)
 
     def _wait_for_sum(self) -> None:
         self.ir.add(WaitOp, barriers=self.sums.full, cursor=self.sums.cursor, flip=False)

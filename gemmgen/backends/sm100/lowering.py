@@ -22,7 +22,7 @@ from gemmgen.passes.base import Pass
 from gemmgen.passes.registry import register_pass
 from gemmgen.schedule import Schedule
 
-LOADS = (async_ops.AsyncLoadOp, async_ops.AsyncLoadScalesOp)
+Work = MathLowering | MmaLowering
 
 
 @register_pass
@@ -61,6 +61,7 @@ class Lowering(hopper.Lowering):
             )
         super().__init__(module, 0, pdl)
         self.ring_of_sums = found[0]
+        self.by_step = not any(isinstance(op, AsyncMmaOp) and op.accumulate for op in walk(module))
         self.columns = int(module.attr("tmem_columns"))
         stages = found[0].stages
         self.part_full = self.ir.value("part_full", BarrierType(stages))
@@ -69,7 +70,13 @@ class Lowering(hopper.Lowering):
         self.alloc_warp = sum(role.warps for role in self.roles[: self.roles.index(issuers[0])])
 
     def _empty_arrivals(self) -> int:
-        return hw.empty_arrivals(self.ctx.math_warps, self.ctx.ring.cluster)
+        warps = self.ctx.math_warps if self._uses_ring(self.roles[0]) else 0
+        return hw.empty_arrivals(warps, self.ctx.ring.cluster)
+
+    def _uses_ring(self, role: RoleOp) -> bool:
+        """Whether the role fills or reads stages in shared memory; one that takes whole sums does not."""
+        steps = [op.ring for op in walk(role.body) if isinstance(op, async_ops.RingStepOp)]
+        return self.ctx.ring.result in steps
 
     def _barriers(self) -> list[Value]:
         barriers = super()._barriers()
@@ -92,12 +99,12 @@ class Lowering(hopper.Lowering):
 
     def _body(self, role: RoleOp) -> None:
         ir = self.ir
-        cursor = ir.add(CursorOp, result=("cursor", INDEX)).result
+        cursor = ir.add(CursorOp, result=("cursor", INDEX)).result if self._uses_ring(role) else None
         if not hopper.stores(role) and not _issues(role):
             self._visit(role, cursor, None, None)
             return
         parts = ir.add(CursorOp, result=("parts", INDEX)).result
-        sums = Sums(self.ring_of_sums, self.tmem, parts, self.part_full, self.part_empty)
+        sums = Sums(self.ring_of_sums, self.tmem, parts, self.part_full, self.part_empty, self.by_step)
         if _issues(role):
             self._visit(role, cursor, parts, MmaLowering(ir, self.ctx, sums))
             return
@@ -106,16 +113,16 @@ class Lowering(hopper.Lowering):
         self._visit(role, cursor, parts, math)
         math.epilogue()
 
-    def _visit(self, role: RoleOp, cursor: Value, parts: Value | None, work: MathLowering | MmaLowering | None) -> None:
+    def _visit(self, role: RoleOp, cursor: Value | None, parts: Value | None, work: Work | None) -> None:
         """The role's loops over tiles and over K."""
         for op in role.body.ops:
             if not isinstance(op, ForTilesOp):
                 raise IRError("a role runs loops over tiles", got=op.NAME, need=ForTilesOp.NAME)
             with self.ir.region() as body:
                 for inner in op.body.ops:
-                    if isinstance(inner, ForKOp):
+                    if isinstance(inner, ForKOp) and cursor is not None:
                         self._step(inner, cursor, parts, work)
-                    elif isinstance(work, MathLowering):
+                    elif work is not None:
                         work.tile_op(inner)
             self.ir.add(hopper.TileLoopOp, **self._tile_loop(op), body=Region(op.body.args, body.region.ops))
 
@@ -123,7 +130,7 @@ class Lowering(hopper.Lowering):
         names = ("rows", "cols", "tile", "cluster", "split", "raster_group", "raster_along")
         return {name: getattr(op, name) for name in names}
 
-    def _step(self, loop: ForKOp, cursor: Value, parts: Value | None, work: MathLowering | MmaLowering | None) -> None:
+    def _step(self, loop: ForKOp, cursor: Value, parts: Value | None, work: Work | None) -> None:
         ops: list[Op] = [op for op in loop.body.ops if not isinstance(op, YieldOp)]
         with self.ir.region() as body:
             if work is None:
@@ -131,7 +138,7 @@ class Lowering(hopper.Lowering):
             else:
                 work.step(loop, ops, cursor)
             self.ir.add(AdvanceOp, cursor=cursor, stages=self.ctx.ring.stages)
-            if parts is not None:
+            if parts is not None and self.by_step:
                 self.ir.add(AdvanceOp, cursor=parts, stages=self.ring_of_sums.stages)
         self.ir.add(KLoopOp, extent=loop.extent, step=loop.step, parts=loop.parts,
                     body=Region(loop.body.args[:1], body.region.ops))  # fmt: skip

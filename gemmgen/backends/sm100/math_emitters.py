@@ -55,6 +55,15 @@ def _add_part(op: ops.AddPartOp, module: Module) -> Emission:
     return Emission("add_part", _sums(op), (load_helper(op.width),))
 
 
+@emits(ops.FetchOp, TARGET)
+def _fetch(op: ops.FetchOp, module: Module) -> Emission:
+    fields = {
+        "name": op.result.name, "part": accumulator(op.lanes.name, op.first, op.columns, op.parts.name),
+        "columns": _columns(op.result), "width": op.width,
+    }  # fmt: skip
+    return Emission("fetch", fields, (load_helper(op.width),))
+
+
 def _sums(op: ops.PromoteOp) -> dict[str, Any]:
     """The fields of a promotion: this thread's row of the partial sum, and its registers."""
     columns = _columns(op.acc)

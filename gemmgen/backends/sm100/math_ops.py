@@ -106,6 +106,22 @@ class AddPartOp(PromoteOp):
 
 @register_op
 @dataclass(frozen=True)
+class FetchOp(Sm100Op):
+    """This warpgroup's share of a complete sum, read into registers; the attributes as for a promotion."""
+
+    NAME: ClassVar[str] = "sm100.fetch"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_TMEM})
+
+    lanes: Value = operand()
+    parts: Value = operand()
+    columns: int = attr()
+    first: int = attr()
+    width: int = attr()
+    result: Value = result()
+
+
+@register_op
+@dataclass(frozen=True)
 class ScaleOp(Sm100Op):
     """Multiply a fragment by a scale per row and a scale per column, read from global memory.
 

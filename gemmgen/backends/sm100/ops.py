@@ -14,7 +14,7 @@ from gemmgen.backends.sm90 import math_ops as hopper_math
 from gemmgen.backends.sm90 import ops as hopper
 from gemmgen.ir.core import Effect, Level, Module, Op, Value
 from gemmgen.ir.rewrite import map_ops
-from gemmgen.ir.schema import attr, operand, register_op, result
+from gemmgen.ir.schema import attr, operand, optional_operand, register_op, result
 
 OpClass = TypeVar("OpClass", bound="type[Op]")
 HOPPER: dict[type[Op], type[Op]] = {}
@@ -126,8 +126,10 @@ class FenceOp(Sm100Op):
 class MmaOp(Sm100Op):
     """One thread starts ``a · bᵀ`` of the ring's stage into the accumulator of ``parts``' stage.
 
-    ``steps`` tcgen05.mma of 32 bytes of K; the first overwrites. The accumulator is ``rows`` lanes by ``columns``
-    columns of ``tmem`` from ``first`` + ``columns`` · stage on. Operand rows are ``row_bytes`` long and swizzled.
+    ``steps`` tcgen05.mma of 32 bytes of K. The first overwrites; where ``k`` is given, it does so only at k = 0, and
+    the sum runs on over K. The accumulator is ``rows`` lanes by ``columns`` columns of ``tmem`` from ``first`` +
+    ``columns`` · stage on. Operand rows are ``row_bytes`` of K, swizzled. ``a_span`` > 0: a lies transposed, its rows
+    follow each other along K in slabs of so many bytes; ``b_span`` likewise.
     """
 
     NAME: ClassVar[str] = "sm100.mma"
@@ -136,6 +138,7 @@ class MmaOp(Sm100Op):
     tmem: Value = operand()
     cursor: Value = operand()
     parts: Value = operand()
+    k: Value | None = optional_operand()
     a: str = attr()
     b: str = attr()
     a_dtype: str = attr()
@@ -145,6 +148,9 @@ class MmaOp(Sm100Op):
     first: int = attr()
     steps: int = attr()
     row_bytes: int = attr()
+    item_bytes: int = attr(default=1)
+    a_span: int = attr(default=0)
+    b_span: int = attr(default=0)
 
 
 @register_op

@@ -13,13 +13,13 @@ from gemmgen.backends.sm90 import math_ops as hopper_math
 from gemmgen.backends.sm90 import ops as hopper
 from gemmgen.backends.sm90.order_rules import check_barriers
 from gemmgen.backends.sm90.sites import Program, Site, area_names
-from gemmgen.backends.sm100.math_ops import PromoteOp, RowScaleOp, StoreColumnsOp, StoreRowsOp, TmaStoreOp
+from gemmgen.backends.sm100.math_ops import FetchOp, PromoteOp, RowScaleOp, StoreColumnsOp, StoreRowsOp, TmaStoreOp
 from gemmgen.backends.sm100.ops import CommitOp, FenceOp, MmaOp, TmemAddressOp, TmemAllocOp, TmemFreeOp
 from gemmgen.ir.core import Op, Region, Value
 from gemmgen.ir.verifier import fail
 
 Loads = hopper.TmaLoadOp | hopper.TmaLoadScalesOp | hopper.CopyScalesOp
-ReadsStage = MmaOp | RowScaleOp | PromoteOp | hopper_math.BlockScalesOp
+ReadsStage = MmaOp | RowScaleOp | PromoteOp | FetchOp | hopper_math.BlockScalesOp
 
 
 def check_order(program: Program) -> None:
@@ -35,11 +35,10 @@ def check_order(program: Program) -> None:
         commits[op.barriers] += 1
     filled_by = check_barriers(program, commits)
     sums = _Sums.of(program)
-    for _, op in program.all(hopper.KLoopOp):
+    for site, op in program.all(hopper.TileLoopOp):
         step = _Step(program, filled_by, sums)
         step.run(op.body)
         step.end(op)
-    for site, op in program.all(hopper.TileLoopOp):
         _check_epilogue(site, op)
     _check_life(program)
 
@@ -61,7 +60,7 @@ class _Sums:
 
 @dataclass
 class _Step:
-    """One step of K as its threads run it.
+    """One tile as its threads run it, with one step of K.
 
     ``fenced`` and ``closed``: the last op about tensor memory's order was a fence after, or before, a barrier.
     """
@@ -78,10 +77,10 @@ class _Step:
     touched: list[Op] = field(default_factory=list)
 
     def run(self, region: Region) -> None:
-        """Follow the ops of one step."""
+        """Follow the ops of a region."""
         for op in region.ops:
             match op:
-                case hopper.WarpsOp():
+                case hopper.WarpsOp() | hopper.KLoopOp():
                     self.run(op.body)
                 case hopper.WaitOp():
                     self.waited.add((op.barriers, op.flip))
@@ -92,7 +91,7 @@ class _Step:
                     self.expected.add(op.barriers)
                 case hopper.TmaLoadOp() | hopper.TmaLoadScalesOp() | hopper.CopyScalesOp():
                     self._load(op)
-                case MmaOp() | RowScaleOp() | PromoteOp() | hopper_math.BlockScalesOp():
+                case MmaOp() | RowScaleOp() | PromoteOp() | FetchOp() | hopper_math.BlockScalesOp():
                     self._read(op)
                 case CommitOp():
                     self._commit(op)
@@ -100,7 +99,7 @@ class _Step:
                     self._release(op)
 
     def end(self, loop: Op) -> None:
-        """The step is over: whatever was waited for has been handed back."""
+        """The tile is over: whatever was waited for has been handed back."""
         promotes = any(isinstance(op, PromoteOp) for op in self.touched)
         if any(isinstance(op, MmaOp) for op in self.touched) and len(self.committed) < 2:
             fail(loop, "a product is committed to its operands' stage and to its accumulator",
@@ -108,6 +107,8 @@ class _Step:
         if promotes and len(self.released) < 2:
             fail(loop, "a promoting role releases the stage and the accumulator", got=f"{len(self.released)} of them",
                  need=2)  # fmt: skip
+        if any(isinstance(op, FetchOp) for op in self.touched) and not self.released:
+            fail(loop, "a sum that was read is released", got="no release behind it", need="sm100.release")
 
     def _load(self, op: Loads) -> None:
         if not any(flip for _, flip in self.waited):
@@ -125,10 +126,10 @@ class _Step:
                      need=f"sm100.wait for {barriers}")  # fmt: skip
             if self.released - self.sums.empty:
                 fail(op, "a stage is not read after its release", got=f"{op.NAME} after sm100.release")
-        if isinstance(op, MmaOp | PromoteOp):
+        if isinstance(op, MmaOp | PromoteOp | FetchOp):
             self._touch(op)
 
-    def _touch(self, op: MmaOp | PromoteOp) -> None:
+    def _touch(self, op: MmaOp | PromoteOp | FetchOp) -> None:
         """Tensor memory is used behind a barrier and the fence after it."""
         multiplies = isinstance(op, MmaOp)
         wanted = {(value, multiplies) for value in (self.sums.empty if multiplies else self.sums.full)}
@@ -148,7 +149,7 @@ class _Step:
         self.committed.add(op.barriers)
 
     def _release(self, op: hopper.ReleaseOp) -> None:
-        promoted = any(isinstance(done, PromoteOp) for done in self.touched)
+        promoted = any(isinstance(done, PromoteOp | FetchOp) for done in self.touched)
         if op.barriers in self.sums.empty:
             if not promoted:
                 fail(op, "a partial sum is released by those who read it", got="no promotion before it")

@@ -6,11 +6,12 @@ memory, loads, registers) is checked by Hopper's rules. Facts: HARDWARE.md secti
 
 from __future__ import annotations
 
+from gemmgen.backends.sm90.hardware import SWIZZLE_ATOM_BYTES
 from gemmgen.backends.sm90.rules import check_frame
 from gemmgen.backends.sm90.sites import Program, Site
 from gemmgen.backends.sm100 import hardware as hw
-from gemmgen.backends.sm100.math_ops import PromoteOp, RowScaleOp, StoreColumnsOp, StoreRowsOp, TmaStoreOp
-from gemmgen.backends.sm100.ops import MmaOp, TmemAddressOp, TmemAllocOp, TmemFreeOp
+from gemmgen.backends.sm100.math_ops import FetchOp, PromoteOp, RowScaleOp, StoreColumnsOp, StoreRowsOp, TmaStoreOp
+from gemmgen.backends.sm100.ops import CommitOp, MmaOp, TmemAddressOp, TmemAllocOp, TmemFreeOp
 from gemmgen.backends.sm100.order_rules import check_order
 from gemmgen.errors import IRError, ScheduleError
 from gemmgen.ir.core import Level, Module
@@ -20,7 +21,7 @@ from gemmgen.ir.types import BarrierType
 from gemmgen.ir.verifier import fail, module_rule
 
 DIALECT = "sm100."
-ATOM_BYTES = hw.SWIZZLE_ATOM_BYTES
+ATOM_BYTES = SWIZZLE_ATOM_BYTES
 
 
 @module_rule(Level.TARGET)
@@ -37,8 +38,8 @@ def check_sm100_module(module: Module) -> None:
     allocated = _check_allocation(program)
     for site, op in program.all(MmaOp):
         _check_mma(program, site, op, allocated)
-    for site, op in program.all(PromoteOp):
-        _check_promotion(program, site, op)
+    for site, op in program.all(PromoteOp, FetchOp):
+        _check_reading(program, site, op)
     for _, op in program.all(RowScaleOp):
         if program.area(op, op.area).stage_bytes < 4 * hw.LANES:
             got = program.area(op, op.area).stage_bytes
@@ -78,10 +79,12 @@ def _check_mma(program: Program, site: Site, op: MmaOp, allocated: int) -> None:
         fail(op, "one thread starts a product", got=f"{site.threads} threads", need="sm100.warps with elect")
     try:
         hw.check_mma_tile(op.rows, op.columns, 1)
+        hw.mma_kind(op.a_dtype, op.b_dtype)
     except ScheduleError as error:
         fail(op, error.what, got=error.got, need=error.need)
-    if op.a_dtype not in hw.TYPE_CODES or op.b_dtype not in hw.TYPE_CODES:
-        fail(op, "operand types of kind::f8f6f4", got=f"{op.a_dtype}, {op.b_dtype}", need=", ".join(hw.TYPE_CODES))
+    if (op.k is None) != _by_step(program, op):
+        fail(op, "a sum that is handed over in every step starts anew in each", got=f"k={op.k}",
+             need="k where the accumulator is committed behind the steps")  # fmt: skip
     if op.steps * hw.MMA_K_BYTES != op.row_bytes or op.row_bytes not in hw.SWIZZLE_CODES or not op.row_bytes:
         got = f"{op.steps} of {hw.MMA_K_BYTES} bytes in rows of {op.row_bytes}"
         fail(op, "steps of a product cover one swizzle span", got=got, need="32, 64 or 128 bytes")
@@ -106,15 +109,21 @@ def accumulator_stages(program: Program, op: MmaOp) -> int:
     fail(op, f"{op.parts} is the place in no ring", got="no barriers", need="waits for a free accumulator")
 
 
-def _check_promotion(program: Program, site: Site, op: PromoteOp) -> None:
+def _by_step(program: Program, op: MmaOp) -> bool:
+    """Whether the accumulator of a product is committed in every step of K."""
+    return any(site.steps is not None and commit.cursor == op.parts for site, commit in program.all(CommitOp))
+
+
+def _check_reading(program: Program, site: Site, op: PromoteOp | FetchOp) -> None:
     """Whole warpgroups, lanes in order, read columns that a product writes, and share them out."""
     products = {(product.first, product.columns) for _, product in program.all(MmaOp)}
     if (op.first, op.columns) not in products:
         need = ", ".join(f"{columns} from {first} on" for first, columns in sorted(products))
-        fail(op, "a promotion reads what a product wrote", got=f"{op.columns} from {op.first} on", need=need)
-    rows, columns = extents(op.acc)
+        fail(op, "what is read is what a product wrote", got=f"{op.columns} from {op.first} on", need=need)
+    fragment = op.result if isinstance(op, FetchOp) else op.acc
+    rows, columns = extents(fragment)
     if site.first != 0 or rows != hw.LANES or columns * site.groups != op.columns:
-        got = f"{op.acc.type} in {site.groups} warpgroups from warp {site.first} on"
+        got = f"{fragment.type} in {site.groups} warpgroups from warp {site.first} on"
         fail(op, "warpgroups share out the columns of a partial sum", got=got, need=f"{hw.LANES} x {op.columns} in all")
     if op.width not in hw.LOAD_COLUMNS or columns % op.width:
         fail(op, "columns of a load from tensor memory", got=op.width, need=f"a divisor of {columns}, at most 32")

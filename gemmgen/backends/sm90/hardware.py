@@ -22,8 +22,9 @@ MAX_THREADS = 1024
 MAX_BOX = 256
 """Elements of a TMA box along each axis."""
 BULK_ALIGN_BYTES = 128
-STORE_GRANULE_BYTES = 16
 """Alignment of what TMA writes into shared memory."""
+STORE_GRANULE_BYTES = 16
+"""Units in which a TMA store clips at the end of a row, as measured on an H200."""
 BULK_GRANULE_BYTES = 16
 """Bytes of a box's rows are a multiple of this."""
 SCALE_BYTES = 4

@@ -101,6 +101,16 @@ __device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity)
                  "}" :: "r"(barrier), "r"(parity) : "memory");
 }
 
+// sum = a · bᵀ, or sum += a · bᵀ, in tensor memory; one thread starts it for the CTA.
+__device__ __forceinline__ void mma_f8f6f4(uint32_t sum, uint64_t desc_a, uint64_t desc_b, uint32_t instruction, bool accumulate)
+{
+    asm volatile("{\n"
+                 ".reg .pred accumulate;\n"
+                 "setp.ne.b32 accumulate, %4, 0;\n"
+                 "tcgen05.mma.cta_group::1.kind::f8f6f4 [%0], %1, %2, %3, accumulate;\n"
+                 "}" :: "r"(sum), "l"(desc_a), "l"(desc_b), "r"(instruction), "r"(uint32_t(accumulate)) : "memory");
+}
+
 // Arrives at the barrier when everything that this thread has handed to the tensor core is complete.
 __device__ __forceinline__ void mma_commit(uint32_t barrier)
 {
@@ -111,16 +121,6 @@ __device__ __forceinline__ void mma_commit(uint32_t barrier)
 __device__ __forceinline__ uint64_t mma_descriptor(uint32_t address)
 {
     return 0x4000404000010000ull | (address & 0x3FFFF) >> 4;
-}
-
-// sum = a · bᵀ, or sum += a · bᵀ, in tensor memory; one thread starts it for the CTA.
-__device__ __forceinline__ void mma_fp8(uint32_t sum, uint64_t desc_a, uint64_t desc_b, uint32_t instruction, bool accumulate)
-{
-    asm volatile("{\n"
-                 ".reg .pred accumulate;\n"
-                 "setp.ne.b32 accumulate, %4, 0;\n"
-                 "tcgen05.mma.cta_group::1.kind::f8f6f4 [%0], %1, %2, %3, accumulate;\n"
-                 "}" :: "r"(sum), "l"(desc_a), "l"(desc_b), "r"(instruction), "r"(uint32_t(accumulate)) : "memory");
 }
 
 __device__ __forceinline__ void named_barrier_sync(uint32_t id, uint32_t threads)
@@ -372,10 +372,10 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
                     const uint64_t desc_a = mma_descriptor(smem + kOffsetB + cursor_3.stage * kStageBytesB);
                     const uint64_t desc_b = mma_descriptor(smem + kOffsetA + cursor_3.stage * kStageBytesA);
                     const uint32_t sum = tmem + parts_1.stage * 16;
-                    mma_fp8(sum, desc_a, desc_b, 0x08040010, false);
-                    mma_fp8(sum, desc_a + 2, desc_b + 2, 0x08040010, true);
-                    mma_fp8(sum, desc_a + 4, desc_b + 4, 0x08040010, true);
-                    mma_fp8(sum, desc_a + 6, desc_b + 6, 0x08040010, true);
+                    mma_f8f6f4(sum, desc_a, desc_b, 0x08040010, false);
+                    mma_f8f6f4(sum, desc_a + 2, desc_b + 2, 0x08040010, true);
+                    mma_f8f6f4(sum, desc_a + 4, desc_b + 4, 0x08040010, true);
+                    mma_f8f6f4(sum, desc_a + 6, desc_b + 6, 0x08040010, true);
                 }
                 mma_commit(empty + 8 * cursor_3.stage);  // arrive when the products are complete [sm100.commit]
                 mma_commit(part_full + 8 * parts_1.stage);  // arrive when the products are complete [sm100.commit]
