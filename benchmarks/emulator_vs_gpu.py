@@ -28,6 +28,7 @@ from gemmgen.verification import emulate_call, random_operands
 TARGET = "sm_90a"
 OUTLIER = 300.0
 EMULATED_SMS = 4
+NO_HINTS = ScheduleHints()
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Pair:
     m: int
     n: int
     k: int
-    hints: ScheduleHints = ScheduleHints()
+    hints: ScheduleHints = NO_HINTS
     scales: str = "mn"
     outliers: bool = False
 

@@ -61,6 +61,8 @@ CASES: dict[str, Case] = {
     "fp8_tn": case(144, 272, 272, "fp8_gemm_tn", tile=(128, 128, 128), stages=3),
     "fp8_tt": case(144, 264, 144, "fp8_gemm_tt", tile=(128, 64, 128)),
     "fp8_tn_swapped": case(48, 272, 272, "fp8_gemm_tn", tile=(32, 128, 128), swap_ab=True),
+    "cluster": case(300, 264, 528, tile=(128, 64, 128), stages=3, cluster=(2, 1)),
+    "cluster_along_n": case(200, 264, 400, "bf16_gemm_nn", tile=(128, 64, 64), stages=3, cluster=(1, 2)),
     "short": case(130, 128, 528, tile=(128, 64, 128), stages=2, warps=Warps(math=1)),
 }
 """Tails in M, N and K, one block of K, one row, several tiles per CTA; every way that a tile leaves."""
@@ -108,4 +110,3 @@ def emulated(
     )  # fmt: skip
     expected = gemm_reference(dequantized(spec, "a", a, sa), dequantized(spec, "b", b, sb), spec.problem.layout)
     return report, relative_difference(d.astype(np.float32), expected)
-

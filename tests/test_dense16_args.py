@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -145,7 +146,10 @@ def test_the_reference_follows_the_layout(layout: str):
     a, b = (call[name].float() for name in "ab")
     product = (a.T if layout[0] == "T" else a) @ (b if layout[1] == "N" else b.T)
     assert torch.equal(gemmgen.gemm_reference(call["a"], call["b"], layout), product)
-    quantized = gemmgen.quantize(a), gemmgen.quantize(b)
+    # Scales belong to blocks of [rows, K]; data that lies otherwise is a transposed copy.
+    turned = [layout[0] == "T", layout[1] == "N"]
+    made = [gemmgen.quantize(x.T if turn else x) for x, turn in zip((a, b), turned, strict=True)]
+    quantized = [replace(x, data=x.data.T) if turn else x for x, turn in zip(made, turned, strict=True)]
     assert gemmgen.relative_difference(gemmgen.gemm_reference(*quantized, layout), product) < 2e-3
 
 

@@ -13,6 +13,7 @@ from gemmgen import compiler
 from gemmgen.backends.capability import capability
 from gemmgen.backends.sm100 import heuristics
 from gemmgen.errors import ScheduleError
+from gemmgen.explain import explain
 from gemmgen.schedule import Schedule
 from gemmgen.spec.model import Warps
 
@@ -62,12 +63,13 @@ def test_hints():
     assert planned(tile=(128, 64, 128), warps=Warps(math=1)).math_warpgroups == 1
     assert planned(swap_ab=True).swap_ab
     assert planned(pdl=True).pdl
+    assert planned(cluster=(2, 1)).cluster == (2, 1)
 
 
 @pytest.mark.parametrize(
     ("hints", "error"),
     [
-        ({"cluster": (2, 1)}, "schedule.cluster on Blackwell"),
+        ({"cluster": (4, 4)}, "CTAs per cluster"),
         ({"split_k": 4}, "schedule.split_k on Blackwell"),
         ({"scheduler": "split_k"}, "schedule.scheduler on Blackwell"),
         ({"tile": (128, 128, 64)}, "the K extent of a tile"),
@@ -106,6 +108,19 @@ def test_without_promotion_the_cuda_cores_are_idle():
     model = heuristics.model_step(schedule, heuristics.Operands(item_bytes=2, promoted=False, scales_in_ring=False))
     assert model.promotion_cycles == 0
     assert model.l2_bytes == (128 + 128) * 128
+
+
+def test_explain():
+    """MMA cycles, tensor memory, shared memory and L2 bytes of a step, and what bounds the kernel."""
+    found = explain("fp8_gemm_nt", TARGET, M=4096, N=4096, K=7168)
+    by_name = {resource.name: resource for resource in found.model.resources}
+    assert by_name["tensor core"].step_cycles == 256
+    assert by_name["tensor memory"].used == 512
+    assert found.model.traffic.l2_step_bytes == (128 + 128) * 128 + 4 * 128 + 4
+    assert found.model.prediction.total_us >= found.model.floor.total_us
+    assert found.to_dict()["model"]["measured"] is False
+    assert "nothing was measured on Blackwell" in found.model.basis
+    assert "busiest engine in it is tensor core" in found.reasons[-1]
 
 
 def test_the_model_is_labelled():

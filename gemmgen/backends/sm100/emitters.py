@@ -38,6 +38,9 @@ def _wait(op: hopper_ops.WaitOp, module: Module) -> Emission:
 
 @emits(ops.ReleaseOp, TARGET)
 def _release(op: hopper_ops.ReleaseOp, module: Module) -> Emission:
+    if op.cluster > 1:
+        fields = {"barrier": barrier(op.barriers, op.cursor), "ctas": op.cluster}
+        return Emission("release_cluster", fields, helpers("mbarrier_arrive_cluster"))
     what = "the partial sum" if op.barriers.name == "part_empty" else "the stage"
     return Emission("release", {"barrier": barrier(op.barriers, op.cursor), "what": what}, helpers("mbarrier_arrive"))
 
@@ -107,8 +110,12 @@ def _mma(op: ops.MmaOp, module: Module) -> Emission:
 
 @emits(ops.CommitOp, TARGET)
 def _commit(op: ops.CommitOp, module: Module) -> Emission:
-    return statement(f"mma_commit({barrier(op.barriers, op.cursor)});", "arrive when the products are complete",
-                     "mma_commit")  # fmt: skip
+    to = barrier(op.barriers, op.cursor)
+    if op.cluster > 1:
+        mask = f"0x{(1 << op.cluster) - 1:x}"
+        note = f"arrive in all {op.cluster} CTAs when the products are complete"
+        return statement(f"mma_commit_cluster({to}, {mask});", note, "mma_commit_cluster")
+    return statement(f"mma_commit({to});", "arrive when the products are complete", "mma_commit")
 
 
 def accumulator(tmem: str, first: int, columns: int, cursor: str) -> str:

@@ -29,6 +29,8 @@ PLAIN_COLUMNS = (64, 96, 128, 160, 192, 224, 256)
 SWAPPED_COLUMNS = (16, 32, 64, 128)
 SWAPPED_UP_TO = 128
 MAX_STAGES = 10
+MAX_CLUSTER = 8
+"""CTAs that share operands by multicast, where a hint asks for it."""
 MAX_ACCUMULATORS = {True: 4, False: 2}
 """Sums under way at once, by whether they are handed over in every step: or else per tile, for the epilogue."""
 PRODUCER_REGISTERS, MATH_REGISTERS = 40, 232
@@ -188,7 +190,7 @@ def predict(schedule: Schedule, m: int, n: int, k: int, target: Capability, oper
 
 def prediction(schedule: Schedule, m: int, n: int, k: int, target: Capability, operands: Operands = FP8) -> Prediction:
     """The terms of ``predict``."""
-    tiles = (-(-m // schedule.tile[0]), -(-n // schedule.tile[1]))
+    tiles = (_tiles(m, schedule.tile[0], schedule.cluster[0]), _tiles(n, schedule.tile[1], schedule.cluster[1]))
     memory = ((m * k + n * k) * operands.item_bytes + 2 * m * n) / DRAM_BYTES_PER_US
     return Prediction(
         base_us=LAUNCH_US,
@@ -198,6 +200,11 @@ def prediction(schedule: Schedule, m: int, n: int, k: int, target: Capability, o
         steps_per_tile=max(1, -(-k // operands.step_k)),
         rounds=Rounds(tiles, max(1, tiles[0] * tiles[1]), target.sms),
     )
+
+
+def _tiles(extent: int, tile: int, cluster: int) -> int:
+    """Tiles along one axis, those included that only fill up a cluster."""
+    return -(-extent // (tile * cluster)) * cluster
 
 
 def most_stages(schedule: Schedule, target: Capability) -> int:
@@ -252,6 +259,7 @@ def _with_hints(schedule: Schedule, hints: ScheduleHints, target: Capability, op
     changes = {
         "raster_group": hints.raster.group, "raster_along": hints.raster.along, "pdl": hints.pdl,
         "producer_registers": hints.registers.producer, "math_registers": hints.registers.math,
+        "cluster": hints.cluster,
     }  # fmt: skip
     changed = schedule.replace(**{name: value for name, value in changes.items() if value is not None})
     return _checked(changed.replace(stages=hints.stages or most_stages(changed, target)), operands)
@@ -259,11 +267,9 @@ def _with_hints(schedule: Schedule, hints: ScheduleHints, target: Capability, op
 
 def _refuse_hints(hints: ScheduleHints) -> None:
     """Raise ScheduleError for what other targets can do and this one cannot yet."""
-    for name, value, only in (("cluster", hints.cluster, (1, 1)), ("split_k", hints.split_k, 1),
-                              ("scheduler", hints.scheduler, "persistent")):  # fmt: skip
+    for name, value, only in (("split_k", hints.split_k, 1), ("scheduler", hints.scheduler, "persistent")):
         if value not in (None, only):
-            shown = list(only) if isinstance(only, tuple) else only
-            raise ScheduleError(f"schedule.{name} on Blackwell", where=f"schedule.{name}", got=value, need=shown,
+            raise ScheduleError(f"schedule.{name} on Blackwell", where=f"schedule.{name}", got=value, need=only,
                                 fix=f"leave {name} auto")  # fmt: skip
 
 
@@ -277,6 +283,9 @@ def _checked(schedule: Schedule, operands: Operands) -> Schedule:
         hopper.swizzle_span(columns * operands.item_bytes)
     threads = _threads(groups)
     hw.check_registers(columns // groups, schedule.math_registers or hopper.launch_registers(threads))
+    if schedule.cluster_size > MAX_CLUSTER:
+        raise ScheduleError("CTAs per cluster", where="schedule.cluster", got=schedule.cluster_size,
+                            need=f"at most {MAX_CLUSTER}", fix="lower cluster")  # fmt: skip
     if schedule.math_registers or schedule.producer_registers:
         hopper.check_setmaxnreg([schedule.math_registers] * groups + [schedule.producer_registers], threads)
         hopper.check_register_trade(schedule.math_registers, schedule.producer_registers, threads)

@@ -92,7 +92,7 @@ class MmaLowering:
             self._acquire()
         self._multiply(mma, read, cursor, loop.body.args[0] if mma.accumulate else None)
         # In this order: whoever waits for the sum then knows that the stage was released, too.
-        self.ir.add(CommitOp, barriers=self.ctx.empty, cursor=cursor)
+        self.ir.add(CommitOp, barriers=self.ctx.empty, cursor=cursor, cluster=self.ctx.ring.cluster)
         if self.sums.by_step:
             self.ir.add(CommitOp, barriers=self.sums.full, cursor=self.sums.cursor)
 

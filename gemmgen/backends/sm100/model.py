@@ -1,7 +1,7 @@
 """What the static model says about the kernel that serves a shape. Nothing in it was measured on Blackwell.
 
-Times are those of ``heuristics.prediction``; cycles are counted from the schedule and the generated module at the units'
-data-sheet rates.
+Times are those of ``heuristics.prediction``; cycles are counted from the schedule and the generated module at the
+units' data-sheet rates.
 """
 
 from __future__ import annotations

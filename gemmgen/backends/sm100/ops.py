@@ -156,10 +156,11 @@ class MmaOp(Sm100Op):
 @register_op
 @dataclass(frozen=True)
 class CommitOp(Sm100Op):
-    """Arrive once at the cursor's barrier when every tcgen05.mma that this thread has started is complete."""
+    """Arrive at the cursor's barrier, in each of ``cluster`` CTAs, when this thread's tcgen05.mma are complete."""
 
     NAME: ClassVar[str] = "sm100.commit"
     EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.WRITES_BARRIER})
 
     barriers: Value = operand()
     cursor: Value = operand()
+    cluster: int = attr(default=1)

@@ -32,9 +32,14 @@ def check_order(program: Program) -> None:
     for site, op in program.all(CommitOp):
         if not site.elect:
             fail(op, "one thread commits its products", got=f"{site.threads} threads", need="sm100.warps with elect")
-        commits[op.barriers] += 1
-    filled_by = check_barriers(program, commits)
+        commits[op.barriers] += op.cluster
     sums = _Sums.of(program)
+    filled_by = check_barriers(program, commits, sums.full | sums.empty)
+    writers = max((op.multicast for _, op in program.all(hopper.TmaLoadOp)), default=1)
+    for _, op in program.all(CommitOp):
+        wanted = 1 if op.barriers in sums.full else writers
+        if op.cluster != wanted:
+            fail(op, "a commit tells every CTA that writes into the stage", got=op.cluster, need=wanted)
     for site, op in program.all(hopper.TileLoopOp):
         step = _Step(program, filled_by, sums)
         step.run(op.body)

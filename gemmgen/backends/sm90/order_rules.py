@@ -54,12 +54,13 @@ def check_order(program: Program) -> None:
         _check_epilogue(program, site, op)
 
 
-def check_barriers(program: Program, others: Counter[Value]) -> dict[str, Value]:
+def check_barriers(program: Program, others: Counter[Value], own: frozenset[Value] = frozenset()) -> dict[str, Value]:
     """Check barriers and cursors, for every target that has Hopper's.
 
     Args:
         program: the module.
         others: arrivals per phase that ops of the target's own add, by barrier.
+        own: barriers of stages that no other CTA writes into.
 
     Returns:
         The barrier that says that an area's stage is loaded, by area.
@@ -70,7 +71,7 @@ def check_barriers(program: Program, others: Counter[Value]) -> dict[str, Value]
     declared = _declared_barriers(program)
     _check_start_and_end(program)
     for barriers in declared.values():
-        _check_arrivals(program, barriers, others[barriers.result])
+        _check_arrivals(program, barriers, others[barriers.result], shared=barriers.result not in own)
     filled_by = _filled_by(program)
     for _, op in program.all(KLoopOp):
         _check_cursors(program, op)
@@ -121,7 +122,7 @@ def _check_start_and_end(program: Program) -> None:
         )
 
 
-def _check_arrivals(program: Program, declared: BarriersOp, others: int) -> None:
+def _check_arrivals(program: Program, declared: BarriersOp, others: int, *, shared: bool) -> None:
     """A phase ends after exactly the arrivals that happen in a step, and the bytes that land in this CTA's stage."""
     value, arrivals = declared.result, others
     for site, op in program.all(ExpectOp, CopyArriveOp, ReleaseOp, math_ops.MeetOp):
@@ -155,10 +156,10 @@ def _check_arrivals(program: Program, declared: BarriersOp, others: int) -> None
                 got=op.transfer_bytes,
                 need=f"{landing}, which the loads deliver, below 1 MiB",
             )
-    shared = max((op.multicast for _, op in program.all(TmaLoadOp)), default=1)
+    writers = max((op.multicast for _, op in program.all(TmaLoadOp)), default=1) if shared else 1
     for _, op in program.all(ReleaseOp):
-        if op.barriers == value and op.cluster != shared:
-            fail(op, "a stage is released to every CTA that writes into it", got=op.cluster, need=shared)
+        if op.barriers == value and op.cluster != writers:
+            fail(op, "a stage is released to every CTA that writes into it", got=op.cluster, need=writers)
 
 
 def _filled_by(program: Program) -> dict[str, Value]:
