@@ -18,7 +18,7 @@ from gemmgen.ir import parse_module
 from gemmgen.ir.rewrite import walk
 
 LEVELS = {"async": ".ir", "target": ".ir", "cuda": ".cu"}
-GOLDEN_CASES = ("plain", "one_row")
+GOLDEN_CASES = ("plain", "one_row", "bf16_nn")
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -18,13 +18,16 @@ from rich.text import Text
 from gemmgen.errors import GemmgenError
 
 _PIPE_WIDTH_CHARS = 160
+_PIPE_HEIGHT_LINES = 50
 
 
 def console(stderr: bool = False) -> Console:
     """A console that wraps at the terminal's width, or at a generous one in a pipe."""
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH_CHARS
-    return Console(file=stream, width=width, highlight=False, markup=False)
+    if stream.isatty() or "COLUMNS" in os.environ:
+        return Console(file=stream, highlight=False, markup=False)
+    # rich takes a dumb terminal, which pipes often have, for 80 columns unless width and height are given.
+    return Console(file=stream, width=_PIPE_WIDTH_CHARS, height=_PIPE_HEIGHT_LINES, highlight=False, markup=False)
 
 
 def print_json(value: object) -> None:

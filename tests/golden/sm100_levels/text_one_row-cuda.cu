@@ -264,7 +264,7 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
             const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
             [[maybe_unused]] const uint32_t m0 = position.along * 16, n0 = position.across * 128;
             float sum[16] = {};  // FP32 registers of this thread's row [sm100.zero]
-            #pragma unroll 1  // two steps at once would need the registers of two partial sums
+            #pragma unroll 1  // a step is long enough; unrolled ones would only need more registers
             for (uint32_t k0 = 0; k0 < 528u; k0 += 128) {  // steps of K [sm100.k_loop]
                 mbarrier_wait(full + 8 * cursor.stage, cursor.phase);  // until the stage is loaded [sm100.wait]
                 const float block_scale[] = {load_shared(smem + kOffsetSb + cursor.stage * kStageBytesSb)};  // one scale per block of sb [sm100.block_scales]
@@ -321,7 +321,7 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
         for (uint32_t tile = blockIdx.x; tile < tiles_m * tiles_n; tile += gridDim.x) {
             const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
             [[maybe_unused]] const uint32_t m0_1 = position.along * 16, n0_1 = position.across * 128;
-            #pragma unroll 1  // two steps at once would need the registers of two partial sums
+            #pragma unroll 1  // a step is long enough; unrolled ones would only need more registers
             for (uint32_t k0_1 = 0; k0_1 < 528u; k0_1 += 128) {  // steps of K [sm100.k_loop]
                 mbarrier_wait(empty + 8 * cursor_1.stage, cursor_1.phase ^ 1);  // until every reader has released the stage [sm100.wait]
                 mbarrier_expect(full + 8 * cursor_1.stage, 18496);  // bytes that will land in this stage [sm100.expect]
@@ -339,7 +339,7 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
         for (uint32_t tile = blockIdx.x; tile < tiles_m * tiles_n; tile += gridDim.x) {
             const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
             [[maybe_unused]] const uint32_t m0_2 = position.along * 16, n0_2 = position.across * 128;
-            #pragma unroll 1  // two steps at once would need the registers of two partial sums
+            #pragma unroll 1  // a step is long enough; unrolled ones would only need more registers
             for (uint32_t k0_2 = 0; k0_2 < 528u; k0_2 += 128) {  // steps of K [sm100.k_loop]
                 mbarrier_wait(empty + 8 * cursor_2.stage, cursor_2.phase ^ 1);  // until every reader has released the stage [sm100.wait]
                 // 1 scales of sb; those beyond the matrix arrive as zeros. [sm100.copy_scales]
@@ -362,7 +362,7 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
         for (uint32_t tile = blockIdx.x; tile < tiles_m * tiles_n; tile += gridDim.x) {
             const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
             [[maybe_unused]] const uint32_t m0_3 = position.along * 16, n0_3 = position.across * 128;
-            #pragma unroll 1  // two steps at once would need the registers of two partial sums
+            #pragma unroll 1  // a step is long enough; unrolled ones would only need more registers
             for (uint32_t k0_3 = 0; k0_3 < 528u; k0_3 += 128) {  // steps of K [sm100.k_loop]
                 mbarrier_wait(full + 8 * cursor_3.stage, cursor_3.phase);  // until the stage is loaded [sm100.wait]
                 mbarrier_wait(part_empty + 8 * parts_1.stage, parts_1.phase ^ 1);  // until the partial sum before it has been read [sm100.wait]
