@@ -71,6 +71,7 @@ CASES: dict[str, Case] = {
     "fp8_tn_swapped": case(48, 272, 272, "fp8_gemm_tn", tile=(32, 128, 128), swap_ab=True),
     "cluster": case(300, 136, 400, tile=(128, 64, 128), stages=2, cluster=(2, 1)),
     "cluster_along_n": case(200, 264, 400, "bf16_gemm_nn", tile=(128, 64, 64), stages=3, cluster=(1, 2)),
+    "sums": case(136, 136, 272, "bf16_gemm_tn", tile=(128, 64, 64), stages=3, warps=Warps(math=1)),
     "short": case(130, 128, 528, tile=(128, 64, 128), stages=2, warps=Warps(math=1)),
 }
 """Tails in M, N and K, one block of K, one row, several tiles per CTA; every way that a tile leaves."""

@@ -10,7 +10,7 @@ from gemmgen import compiler
 from gemmgen.verification import SCHEDULES, TOLERANCE, verify
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", ["random", "adversarial"])
 @pytest.mark.parametrize("name", CASES)
 def test_case(name: str, schedule: str):
     report, difference = emulated(built(name), name, schedule=schedule, seed=1)
@@ -21,7 +21,7 @@ def test_case(name: str, schedule: str):
 @pytest.mark.parametrize("name", ["one_row", "one_group"])
 def test_more_seeds(name: str):
     for seed in range(2, 5):
-        for schedule in ("random", "adversarial"):
+        for schedule in SCHEDULES:
             report, difference = emulated(built(name), name, schedule=schedule, seed=seed)
             assert report.ok, str(report)
             assert difference < TOLERANCE

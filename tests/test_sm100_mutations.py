@@ -7,10 +7,10 @@ wrong, under at least one of its schedulers.
 from __future__ import annotations
 
 import pytest
-from sm100_cases import CASES, TARGET, emulated, schedule_of
+from sm100_cases import CASES, TARGET, built, emulated, schedule_of
 
 from gemmgen import compiler
-from gemmgen.verification import TOLERANCE
+from gemmgen.verification import SCHEDULES, TOLERANCE
 
 CASE = "short"
 ARTIFACT = compiler.build(CASES[CASE].spec, TARGET, schedule_of(CASE).replace(stages=4, accumulators=2))
@@ -18,21 +18,26 @@ ARTIFACT = compiler.build(CASES[CASE].spec, TARGET, schedule_of(CASE).replace(st
 SOURCE = ARTIFACT.source
 
 
-def lines(start: str) -> list[str]:
+SUMS_CASE = "sums"
+SUMS = built(SUMS_CASE).source
+"""A kernel whose sums run over all of K, with both operands transposed."""
+
+
+def lines(start: str, source: str) -> list[str]:
     """The lines that start so, indentation included."""
-    return [row for row in SOURCE.splitlines(keepends=True) if row.strip().startswith(start)]
+    return [row for row in source.splitlines(keepends=True) if row.strip().startswith(start)]
 
 
-def changed(old: str, new: str, nth: int = 0) -> str:
+def changed(old: str, new: str, nth: int = 0, source: str = SOURCE) -> str:
     """The source with the ``nth`` ``old`` replaced."""
-    parts = SOURCE.split(old)
+    parts = source.split(old)
     assert len(parts) > nth + 1, f"{old!r} does not occur {nth + 1} times"
     return old.join(parts[: nth + 1]) + new + old.join(parts[nth + 1 :])
 
 
-def dropped(start: str, nth: int = 0) -> str:
+def dropped(start: str, nth: int = 0, source: str = SOURCE) -> str:
     """The source without the ``nth`` line that starts so; equal lines count."""
-    rows, seen = SOURCE.splitlines(keepends=True), -1
+    rows, seen = source.splitlines(keepends=True), -1
     for index, row in enumerate(rows):
         seen += row.strip().startswith(start)
         if seen == nth:
@@ -40,10 +45,10 @@ def dropped(start: str, nth: int = 0) -> str:
     raise AssertionError(f"{start!r} does not occur {nth + 1} times")
 
 
-def moved(start: str, before: str) -> str:
+def moved(start: str, before: str, source: str = SOURCE) -> str:
     """The source with the first line that starts so put in front of the first line that starts with ``before``."""
-    (row, *_), (anchor, *_) = lines(start), lines(before)
-    without = SOURCE.replace(row, "", 1)
+    (row, *_), (anchor, *_) = lines(start, source), lines(before, source)
+    without = source.replace(row, "", 1)
     return without.replace(anchor, row + anchor, 1)
 
 
@@ -90,19 +95,46 @@ MUTANTS: dict[str, str] = {
     "stores not drained": dropped("if (threadIdx.x % 128 == 0) tma_store_drain"),
 }  # fmt: skip
 
+SUMS_MUTANTS: dict[str, str] = {
+    "a sum read before it is complete": dropped("mbarrier_wait(part_full", source=SUMS),
+    "a sum read without the fence behind its wait": dropped("tmem_fence_after();", source=SUMS),
+    "a tile started in an accumulator in use": dropped("mbarrier_wait(part_empty", source=SUMS),
+    "a tile started without the fence behind its wait": dropped("tmem_fence_after();", 1, SUMS),
+    "a sum released without a fence": dropped("tmem_fence_before();", source=SUMS),
+    "a sum announced before its products": moved("mma_commit(part_full", "mma_f16(sum, desc_a, desc_b", SUMS),
+    "a stage that nobody releases": dropped("mma_commit(empty", source=SUMS),
+    "every step starts anew": changed("> 0);", "> 999);", source=SUMS),
+    "a tile that adds to the one before": changed("> 0);", ">= 0);", source=SUMS),
+    "slabs of another pitch": changed("0x4000404002000000ull", "0x4000404001000000ull", source=SUMS),
+    "steps of another pitch": changed("desc_a + 128, ", "desc_a + 64, ", source=SUMS),
+    "an operand taken as it does not lie": changed("0x08118490", "0x08110490", source=SUMS),
+    "promoting warps waited for at a stage": changed("mbarrier_init(empty + 8 * stage, 1)",
+                                                     "mbarrier_init(empty + 8 * stage, 5)", source=SUMS),
+}  # fmt: skip
 
-def test_the_kernel_itself_is_right():
-    report, difference = emulated(ARTIFACT, CASE)
-    assert report.ok, str(report)
-    assert difference < TOLERANCE
+
+@pytest.mark.parametrize(("artifact", "case"), [(ARTIFACT, CASE), (built(SUMS_CASE), SUMS_CASE)])
+def test_the_kernels_themselves_are_right(artifact: compiler.Artifact, case: str):
+    for schedule in SCHEDULES:
+        report, difference = emulated(artifact, case, schedule=schedule)
+        assert report.ok, str(report)
+        assert difference < TOLERANCE
+
+
+@pytest.mark.parametrize("mutant", SUMS_MUTANTS)
+def test_caught_in_sums_over_all_of_k(mutant: str):
+    check_caught(built(SUMS_CASE), SUMS_CASE, SUMS_MUTANTS[mutant], mutant)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_caught(mutant: str):
-    source = MUTANTS[mutant]
-    assert source != SOURCE
+    check_caught(ARTIFACT, CASE, MUTANTS[mutant], mutant)
+
+
+def check_caught(artifact: compiler.Artifact, case: str, source: str, mutant: str) -> None:
+    assert source != artifact.source
     for schedule in ("fifo", "adversarial", "random"):
-        report, difference = emulated(ARTIFACT, CASE, source=source, schedule=schedule)
+        report, difference = emulated(artifact, case, source=source, schedule=schedule)
         if not report.ok or not difference < TOLERANCE:
             return
     pytest.fail(f"nothing was found in: {mutant}")

@@ -194,8 +194,10 @@ class Lowering:
         """Roles that must change registers together, in order; without reallocation each role stands alone."""
         groups: list[list[RoleOp]] = []
         for role in self.roles:
-            joined = bool(groups) and role.registers and groups[-1][-1].registers == role.registers
-            groups[-1].append(role) if joined else groups.append([role])
+            if groups and role.registers and groups[-1][-1].registers == role.registers:
+                groups[-1].append(role)
+            else:
+                groups.append([role])
         return groups
 
     def _group(self, group: list[RoleOp], first: int) -> None:
@@ -268,8 +270,7 @@ class Lowering:
     def _module(self, threads: int) -> Module:
         ctx, module = self.ctx, self.ctx.module
         dims = sorted({str(s) for v in module.args for s in _symbols(mem(v))})
-        order = {"map": 0, "pointer": 1, "dim": 2}
-        params = sorted(ctx.args.values(), key=lambda value: order["map" if value.type == MAP else "pointer"])
+        params = sorted(ctx.args.values(), key=lambda value: value.type != MAP)
         params += [Value(name, I32) for name in dims]
         ctas = self.tiles.cluster[0] * self.tiles.cluster[1] * self.tiles.split
         tile = tuple(extent * count for extent, count in zip(self.tiles.tile, self.tiles.cluster, strict=True))
