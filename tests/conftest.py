@@ -84,3 +84,9 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
     os.environ["GEMMGEN_CACHE_DIR"] = str(shared / "gemmgen-cache")
+
+
+@pytest.fixture(autouse=True)
+def _output_as_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pytest-xdist sets a width that its workers' output does not have."""
+    monkeypatch.delenv("COLUMNS", raising=False)
