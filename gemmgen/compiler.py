@@ -8,6 +8,7 @@ from importlib import import_module
 
 from gemmgen import dump
 from gemmgen.backends.capability import capability
+from gemmgen.errors import ScheduleError
 from gemmgen.frontend import build_tile_module
 from gemmgen.ir.core import Module
 from gemmgen.passes.base import PipelineResult
@@ -68,9 +69,20 @@ def plan(spec: GemmSpec, target: str, scale_copy: str = "bulk") -> tuple[PlanEnt
         target: the target's name.
         scale_copy: ``bulk`` for row scales that lie column by column, ``lanes`` for any strides.
     """
+    _refuse_unused_hints(spec)
     record = capability(target)
     heuristics = import_module(f"gemmgen.backends.{record.dialect}.heuristics")
     return tuple(PlanEntry(low, high, schedule) for low, high, schedule in heuristics.plan(spec, record, scale_copy))
+
+
+def _refuse_unused_hints(spec: GemmSpec) -> None:
+    """Raise ScheduleError for a hint that no backend follows yet, rather than pass it over in silence."""
+    hints = spec.schedule
+    unused = {"schedule.warps.producer": hints.warps.producer, "schedule.epilogue_overlap": hints.epilogue_overlap}
+    for path, value in unused.items():
+        if value is not None:
+            raise ScheduleError("this hint is not supported yet", where=spec.position(path), got=value, need="auto",
+                                fix="leave it out; the compiler decides")  # fmt: skip
 
 
 def build(spec: GemmSpec, target: str, schedule: Schedule) -> Artifact:

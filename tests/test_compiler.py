@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from ir_texts import CASES, TARGET, built, schedule_of, spec_of
 
@@ -10,6 +12,8 @@ from gemmgen.errors import ScheduleError, TargetError
 from gemmgen.ir import parse_module
 from gemmgen.runtime.launch_plan import ScalarParam, TensorMapParam
 from gemmgen.schedule import Schedule
+from gemmgen.spec import load_spec
+from gemmgen.spec.model import ScheduleHints
 
 
 def test_a_plan_is_a_list_of_ranges_and_schedules():
@@ -92,3 +96,18 @@ def test_a_schedule_that_does_not_fit_is_refused():
 
 def test_the_schedule_is_kept():
     assert built("plain").schedule == schedule_of("plain")
+
+
+@pytest.mark.parametrize(
+    ("hints", "path"),
+    [
+        ({"warps": {"producer": 1}}, "schedule.warps.producer"),
+        ({"epilogue_overlap": True}, "schedule.epilogue_overlap"),
+    ],
+)
+def test_hints_that_nothing_follows_are_refused(hints: dict[str, object], path: str) -> None:
+    spec = dataclasses.replace(load_spec("fp8_gemm_nt").bind(N=256, K=256), schedule=ScheduleHints(**hints))
+    with pytest.raises(ScheduleError, match="not supported yet") as caught:
+        compiler.plan(spec, "sm_90a")
+    assert caught.value.where == spec.position(path)
+    assert caught.value.fix

@@ -23,6 +23,8 @@ class Capability:
         smem_per_cta: bytes of shared memory a CTA may have.
         smem_per_sm: bytes of shared memory of an SM, of which every CTA costs ``smem_reserved`` more.
         smem_reserved: bytes the system takes per CTA.
+        swizzle_atom_bytes: bytes after which a swizzle repeats, to which swizzled tiles are aligned.
+        bulk_align_bytes: alignment of whatever else the copy engine writes into shared memory.
         registers_per_sm: 32-bit registers of an SM.
         max_cluster: CTAs per cluster without the non-portable opt-in.
         tensor_core_bits: fraction bits that an FP8 product sum keeps; promotion exists because of it.
@@ -38,6 +40,8 @@ class Capability:
     smem_per_cta: int = 232448
     smem_per_sm: int = 233472
     smem_reserved: int = 1024
+    swizzle_atom_bytes: int = 1024
+    bulk_align_bytes: int = 128
     registers_per_sm: int = 65536
     max_cluster: int = 8
     tensor_core_bits: int = 13

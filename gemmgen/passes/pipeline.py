@@ -34,7 +34,8 @@ def pipeline(schedule: Schedule, target: Capability) -> PassPipeline:
         WarpSpecializationPass(s.math_warpgroups, accumulators),  # needs the ring between loads and products
         RegisterReallocationPass(s.producer_registers, s.math_registers),  # needs roles
         *([TensorMemoryAllocationPass(columns)] if columns else []),  # needs the ring that the roles hand sums through
-        SharedMemoryAllocationPass(target.smem_per_cta),  # last at this level: nothing may ask for memory afterwards
+        # last at this level: nothing may ask for memory afterwards
+        SharedMemoryAllocationPass(target.smem_per_cta, target.swizzle_atom_bytes, target.bulk_align_bytes),
         lowering(schedule, target),
     ]
     return PassPipeline(tuple(passes))
