@@ -24,8 +24,6 @@ from typing import Any
 SPEC = "specs/fp8_gemm_nt.yaml"
 M, N, K = 256, 7168, 2048
 WARM_UP_N = 4096
-CALLS = 200
-ROUNDS = 7
 LIMITS = {
     "import_ms": 300.0,
     "cold_compile_ms": 500.0,
@@ -81,9 +79,11 @@ def probe(spec: str) -> dict[str, float]:
     bound = _usable(kernel, inputs)
     result = {"compile_ms": 1000 * (time.perf_counter() - started)}
     if inputs is not None:
+        from .harness import host_us
+
         x = inputs
-        result["eager_call_us"] = _host_us(lambda: kernel(x.a, x.sa, x.b, x.sb, out=x.out))
-        result["bound_call_us"] = _host_us(bound)
+        result["eager_call_us"] = host_us(lambda: kernel(x.a, x.sa, x.b, x.sb, out=x.out))
+        result["bound_call_us"] = host_us(bound)
     return result
 
 
@@ -108,20 +108,6 @@ def _usable(kernel: Any, inputs: Any) -> Callable[[], object]:
         _ = kernel.resources
         return lambda: None
     return kernel.bind(inputs.a, inputs.sa, inputs.b, inputs.sb, out=inputs.out)
-
-
-def _host_us(call: Callable[[], object]) -> float:
-    """Host time of one call, without waiting for the GPU: the fastest of a few rounds."""
-    import torch
-
-    times = []
-    for _ in range(ROUNDS):
-        torch.cuda.synchronize()
-        started = time.perf_counter()
-        for _ in range(CALLS):
-            call()
-        times.append(1e6 * (time.perf_counter() - started) / CALLS)
-    return min(times)
 
 
 def _python(arguments: list[str], cache: str | None = None) -> str:

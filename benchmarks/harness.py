@@ -261,6 +261,19 @@ def time_launches(
     return Timing(statistics.median(times), times[0], times[-1], launches)
 
 
+def host_us(call: Callable[[], object], calls: int = 200, rounds: int = 15) -> float:
+    """Host time of one call, without waiting for the GPU: the fastest of rounds too short to fill the launch queue."""
+    times = []
+    for _ in range(rounds):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        for _ in range(calls):
+            call()
+        times.append(1e6 * (time.perf_counter() - started) / calls)
+    torch.cuda.synchronize()
+    return min(times)
+
+
 def geometric_mean(values: Sequence[float]) -> float:
     """The geometric mean; NaN of nothing."""
     return math.exp(sum(map(math.log, values)) / len(values)) if values else math.nan

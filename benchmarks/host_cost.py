@@ -15,8 +15,6 @@ from typing import Any
 
 SPEC = "specs/fp8_gemm_nt.yaml"
 M, N, K = 128, 576, 7168
-CALLS = 200
-ROUNDS = 15
 NEW_TENSORS = 64
 
 
@@ -40,6 +38,8 @@ def measure(spec: str) -> dict[str, float]:
 
     import gemmgen
 
+    from .harness import host_us
+
     kernel = gemmgen.compile(spec, N=N, K=K)
     a, b = (torch.randn(rows, K, device="cuda", dtype=torch.bfloat16) for rows in (M, N))
     qa, qb = gemmgen.quantize(a), gemmgen.quantize(b, (128, 128))
@@ -48,30 +48,15 @@ def measure(spec: str) -> dict[str, float]:
     bound = kernel.bind(*four, out=out)
     stream = torch.cuda.current_stream().cuda_stream
     return {
-        "eager, out given": best_of(lambda: kernel(*four, out=out)),
-        "eager, QuantizedTensor": best_of(lambda: kernel(qa, qb, out=out)),
-        "eager, out allocated": best_of(lambda: kernel(*four)),
-        "bound": best_of(bound),
-        "bound, stream given": best_of(lambda: bound(stream)),
-        "driver call alone": best_of(driver_call(kernel, four, out, stream)),
+        "eager, out given": host_us(lambda: kernel(*four, out=out)),
+        "eager, QuantizedTensor": host_us(lambda: kernel(qa, qb, out=out)),
+        "eager, out allocated": host_us(lambda: kernel(*four)),
+        "bound": host_us(bound),
+        "bound, stream given": host_us(lambda: bound(stream)),
+        "driver call alone": host_us(driver_call(kernel, four, out, stream)),
         "eager, first time these tensors": first_times(lambda new: kernel(*four, out=new), M),
         "eager, first time this M": new_sizes(kernel, qa, qb, out),
     }
-
-
-def best_of(call: Callable[[], object]) -> float:
-    """The fastest of a few rounds, which are short enough not to fill the launch queue."""
-    import torch
-
-    times = []
-    for _ in range(ROUNDS):
-        torch.cuda.synchronize()
-        started = time.perf_counter()
-        for _ in range(CALLS):
-            call()
-        times.append(1e6 * (time.perf_counter() - started) / CALLS)
-    torch.cuda.synchronize()
-    return min(times)
 
 
 def driver_call(kernel: Any, four: tuple[Any, ...], out: Any, stream: int) -> Callable[[], object]:

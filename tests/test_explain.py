@@ -172,12 +172,12 @@ def test_the_kernel_is_the_plans_and_the_deciding_m_decides_it(name: str, n: int
     operands = heuristics.Operands.of(spec)
     for m in (1, 8, 9, 50, 129, 1000, 6144, 6145, 100_000):
         entry = next(e for e in entries if e.m_min <= m and (e.m_max is None or m <= e.m_max))
-        deciding = heuristics.deciding_m(m)
+        deciding = heuristics.M_RANGES.deciding(m)
         ranked = heuristics.ranked(spec.schedule, deciding, n, k, HOPPER, "bulk", operands)
         assert ranked[0][1] == entry.schedule, m
         times = [predicted.total_us for predicted, _ in ranked]
         assert times == sorted(times)
-        assert deciding >= m or deciding == heuristics.LARGE_M
+        assert deciding >= m or deciding == heuristics.M_RANGES.large
 
 
 def test_explanation_of_a_shape():

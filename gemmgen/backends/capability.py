@@ -8,6 +8,8 @@ from difflib import get_close_matches
 from gemmgen.errors import TargetError
 
 TENSOR_MEMORY_COLUMNS = 512
+MIN_TENSOR_MEMORY_COLUMNS = 32
+"""The least that a CTA can allocate."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from gemmgen.backends.capability import Capability
 from gemmgen.errors import ScheduleError
 from gemmgen.ir.async_ops import BARRIER_BYTES, Buffer, Engine, RingOp, StagingOp, tile_bytes
 from gemmgen.ir.core import Level, Module, Op, Region
@@ -23,9 +24,9 @@ class SharedMemoryAllocationPass(Pass):
     the copy engine, and to ``align`` elsewhere; module attribute ``smem_bytes`` is the total, at most ``budget_bytes``.
     """
 
-    budget_bytes: int = 232448
-    tile_align: int = 1024
-    bulk_align: int = 128
+    budget_bytes: int = Capability.smem_per_cta
+    tile_align: int = Capability.swizzle_atom_bytes
+    bulk_align: int = Capability.bulk_align_bytes
     align: int = 16
 
     name: ClassVar[str] = "shared-memory-allocation"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from gemmgen.backends.capability import MIN_TENSOR_MEMORY_COLUMNS, TENSOR_MEMORY_COLUMNS
 from gemmgen.errors import ScheduleError
 from gemmgen.ir.async_memory_rules import tensor_columns
 from gemmgen.ir.async_ops import RingOp
@@ -24,8 +25,8 @@ class TensorMemoryAllocationPass(Pass):
     allocates: a power of two from ``least`` on, at most ``columns``. A module without such rings stays as it is.
     """
 
-    columns: int = 512
-    least: int = 32
+    columns: int = TENSOR_MEMORY_COLUMNS
+    least: int = MIN_TENSOR_MEMORY_COLUMNS
 
     name: ClassVar[str] = "tensor-memory-allocation"
     levels: ClassVar[frozenset[Level]] = frozenset({Level.ASYNC})

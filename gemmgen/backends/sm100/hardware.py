@@ -5,14 +5,13 @@ Facts and their sources: HARDWARE.md sections 5 to 8. What Blackwell shares with
 
 from __future__ import annotations
 
+from gemmgen.backends.capability import MIN_TENSOR_MEMORY_COLUMNS, TENSOR_MEMORY_COLUMNS
 from gemmgen.errors import ScheduleError
 
 LANES = 128
 """Lanes of tensor memory: the rows of an accumulator."""
 LANES_PER_WARP = 32
 """Warp w of a warpgroup reaches lanes 32 · w … + 31."""
-TENSOR_MEMORY_COLUMNS = 512
-MIN_ALLOCATION = 32
 MMA_K_BYTES = 32
 SWIZZLE_ROWS = 8
 """Rows of a swizzle atom."""
@@ -75,7 +74,7 @@ def allocated_columns(needed: int) -> int:
     Raises:
         ScheduleError: tensor memory has fewer.
     """
-    columns = max(MIN_ALLOCATION, 1 << (needed - 1).bit_length())
+    columns = max(MIN_TENSOR_MEMORY_COLUMNS, 1 << (needed - 1).bit_length())
     if columns > TENSOR_MEMORY_COLUMNS:
         raise ScheduleError("columns of tensor memory", where="schedule.tile", got=needed,
                             need=f"at most {TENSOR_MEMORY_COLUMNS}", fix="use a narrower tile")  # fmt: skip

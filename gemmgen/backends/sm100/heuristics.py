@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gemmgen.backends.capability import Capability
+from gemmgen.backends.m_ranges import MRanges
 from gemmgen.backends.model import Prediction, Rounds
 from gemmgen.backends.sm90 import hardware as hopper
 from gemmgen.backends.sm100 import hardware as hw
@@ -21,10 +22,7 @@ from gemmgen.spec.vocabulary import DTYPES, rows_contiguous
 STEP_BYTES = hopper.SWIZZLE_BYTES
 """A step of K is one swizzle span of every operand: 128 elements of FP8, 64 of 16 bits."""
 SCALE_BLOCK = 128
-M_BOUNDS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
-"""Where a plan may change kernels; within a range the choice is made for its largest M."""
-LARGE_M = 8192
-"""The M that stands for everything above the last bound."""
+M_RANGES = MRanges((16, 32, 64, 128, 256, 512, 1024, 2048, 4096), large=8192)
 PLAIN_COLUMNS = (64, 96, 128, 160, 192, 224, 256)
 SWAPPED_COLUMNS = (16, 32, 64, 128)
 SWAPPED_UP_TO = 128
@@ -141,16 +139,7 @@ def plan(spec: GemmSpec, target: Capability, scale_copy: str = "bulk") -> list[t
     n, k, operands = int(n), int(k), Operands.of(spec)
     if isinstance(m, int):
         return [(0, None, choose(spec.schedule, m, n, k, target, scale_copy, operands))]
-    chosen: list[tuple[int, int | None, Schedule]] = []
-    low = 0
-    for high in (*M_BOUNDS, None):
-        schedule = choose(spec.schedule, high or LARGE_M, n, k, target, scale_copy, operands)
-        if chosen and chosen[-1][2] == schedule:
-            chosen[-1] = (chosen[-1][0], high, schedule)
-        else:
-            chosen.append((low, high, schedule))
-        low = (high or 0) + 1
-    return chosen
+    return M_RANGES.plan(lambda rows: choose(spec.schedule, rows, n, k, target, scale_copy, operands))
 
 
 def choose(
@@ -176,11 +165,6 @@ def ranked(
     found = [_with_hints(schedule, hints, target, operands) for schedule in _candidates(hints, m, scale_copy, operands)]
     timed = [(predict(schedule, m, n, k, target, operands), schedule) for schedule in found]
     return sorted(timed, key=lambda pair: (pair[0], str(pair[1])))
-
-
-def deciding_m(m: int) -> int:
-    """The M for which a plan chose the kernel that serves ``m`` rows."""
-    return next((bound for bound in M_BOUNDS if m <= bound), LARGE_M)
 
 
 def predict(schedule: Schedule, m: int, n: int, k: int, target: Capability, operands: Operands = FP8) -> float:

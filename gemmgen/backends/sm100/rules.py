@@ -63,7 +63,8 @@ def _check_allocation(program: Program) -> int:
     except ScheduleError as error:
         fail(alloc, error.what, got=error.got, need=error.need)
     if alloc.columns != legal:
-        fail(alloc, "columns of an allocation", got=alloc.columns, need=f"a power of two from {hw.MIN_ALLOCATION} on")
+        fail(alloc, "columns of an allocation", got=alloc.columns,
+             need=f"a power of two from {hw.MIN_TENSOR_MEMORY_COLUMNS} on")  # fmt: skip
     if (free.columns, free.warp) != (alloc.columns, alloc.warp):
         fail(free, "what is allocated is freed, by the same warp", got=f"{free.columns} columns by warp {free.warp}",
              need=f"{alloc.columns} columns by warp {alloc.warp}")  # fmt: skip

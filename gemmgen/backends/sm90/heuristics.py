@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gemmgen.backends.capability import Capability
+from gemmgen.backends.m_ranges import MRanges
 from gemmgen.backends.model import Prediction, Rounds
 from gemmgen.backends.sm90 import hardware as hw
 from gemmgen.errors import ScheduleError
@@ -21,10 +22,9 @@ from gemmgen.spec.vocabulary import DTYPES, rows_contiguous
 STEP_BYTES = hw.SWIZZLE_BYTES
 """A step of K is one swizzle span of every operand: 128 elements of FP8, 64 of 16 bits."""
 SCALE_BLOCK = 128
-M_BOUNDS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144)
-"""Where a plan may change kernels; within a range the choice is made for its largest M."""
-LARGE_M = 12288
-"""The M that stands for everything above the last bound."""
+M_RANGES = MRanges(
+    (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144), large=12288
+)
 BYTES_PER_US = 4.2e6
 MAX_STAGES = 10
 D_ITEM_BYTES = 2
@@ -135,21 +135,7 @@ def plan(spec: GemmSpec, target: Capability, scale_copy: str = "bulk") -> list[t
     n, k, operands = int(n), int(k), Operands.of(spec)
     if isinstance(m, int):
         return [(0, None, choose(spec.schedule, m, n, k, target, scale_copy, operands))]
-    chosen: list[tuple[int, int | None, Schedule]] = []
-    low = 0
-    for high in (*M_BOUNDS, None):
-        schedule = choose(spec.schedule, high or LARGE_M, n, k, target, scale_copy, operands)
-        if chosen and chosen[-1][2] == schedule:
-            chosen[-1] = (chosen[-1][0], high, schedule)
-        else:
-            chosen.append((low, high, schedule))
-        low = (high or 0) + 1
-    return chosen
-
-
-def deciding_m(m: int) -> int:
-    """The M for which a plan chose the kernel that serves ``m``: the largest of its range."""
-    return next((bound for bound in M_BOUNDS if m <= bound), LARGE_M)
+    return M_RANGES.plan(lambda rows: choose(spec.schedule, rows, n, k, target, scale_copy, operands))
 
 
 def choose(

@@ -65,7 +65,7 @@ def describe(
     """
     n, k = (int(spec.problem.dims[name]) for name in ("N", "K"))
     operands = heuristics.Operands.of(spec)
-    deciding_m = m if isinstance(spec.problem.dims["M"], int) else heuristics.deciding_m(m)
+    deciding_m = m if isinstance(spec.problem.dims["M"], int) else heuristics.M_RANGES.deciding(m)
     ranked = heuristics.ranked(spec.schedule, deciding_m, n, k, target, scale_copy, operands)
     best = [schedule, *[other for _, other in ranked if other != schedule][:RUNNERS_UP]]
     predicted = heuristics.prediction(schedule, m, n, k, target)
