@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -328,16 +327,3 @@ def test_wrong_shapes_and_scales_are_refused() -> None:
         )
     with pytest.raises(EmulationError, match="unknown tcgen05"):
         tcgen05("f64", eight, eight, None, ("e4m3", "e4m3", "f32"))
-
-
-def test_one_fp8_instruction_is_fast() -> None:
-    """m64n128k32 in 8 ms is what keeps a 128x128x512 CTA under 3 s; it takes under 1 ms on an idle core."""
-    rng = np.random.default_rng(0)
-    a, b = rng.integers(0, 0x7E, (64, 32)).astype(np.uint8), rng.integers(0, 0x7E, (128, 32)).astype(np.uint8)
-    c = rng.normal(size=(64, 128)).astype(np.float32)
-    durations = []
-    for _ in range(10):
-        start = time.perf_counter()
-        mma.wgmma(a, b, c, "e4m3", "e4m3", "f32")
-        durations.append(time.perf_counter() - start)
-    assert min(durations) < 8e-3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -60,10 +59,8 @@ def test_a_warm_cache_runs_neither_compiler_nor_nvrtc(tmp_path: Path, monkeypatc
         raise AssertionError("must not run")
 
     monkeypatch.setattr(nvrtc, "_nvrtc", refuse)
-    start = time.perf_counter()
     second = Plan(small_spec(**DIMS), "sm_90a", refuse, Cache(tmp_path))  # type: ignore[arg-type]
     found = second.variant_for(100).binary(strict=True)
-    assert time.perf_counter() - start < 0.05
     assert found == first.variant_for(100).binary()
     assert second.variants[0].source == first.variants[0].source
 

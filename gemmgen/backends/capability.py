@@ -89,17 +89,3 @@ def capability(target: str) -> Capability:
 def capabilities() -> tuple[Capability, ...]:
     """Every target gemmgen knows."""
     return tuple(_CAPABILITIES.values())
-
-
-def target_of_device(compute_capability: tuple[int, int]) -> Capability:
-    """The target for a device that reports this compute capability.
-
-    Raises:
-        TargetError: gemmgen has no target for it.
-    """
-    for record in _CAPABILITIES.values():
-        if record.compute_capability == compute_capability:
-            return record
-    need = ", ".join(f"{r.product} ({r.name})" for r in _CAPABILITIES.values())
-    got = ".".join(map(str, compute_capability))
-    raise TargetError("no target for this GPU", where="device", got=f"compute capability {got}", need=need)
