@@ -26,6 +26,8 @@ CASES = (
     ("fp8_gemm_nt_split_k", (16, 136, 528), ScheduleHints(tile=(16, 64, 128), split_k=4, swap_ab=True), "mn"),
     ("fp8_gemm_nt_rowwise", (24, 136, 272), ScheduleHints(), "mn"),
     ("fp8_gemm_nt_no_promotion", (24, 136, 272), ScheduleHints(), "mn"),
+    ("bf16_gemm_nn", (200, 136, 136), ScheduleHints(tile=(256, 128, 64)), "mn"),
+    ("bf16_gemm_tn", (20, 136, 460), ScheduleHints(tile=(32, 128, 64), swap_ab=True, split_k=3), "mn"),
 )
 
 

@@ -15,11 +15,9 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from gemmgen import compiler
 from gemmgen.backends.capability import Capability, capability
 from gemmgen.backends.sm90 import heuristics
 from gemmgen.errors import GemmgenError
@@ -27,7 +25,7 @@ from gemmgen.kernel import Kernel
 from gemmgen.runtime.cache import Cache
 from gemmgen.schedule import Schedule
 from gemmgen.spec.loader import load_spec
-from gemmgen.spec.model import GemmSpec
+from gemmgen.tuning.search import FixedSchedule
 
 from . import compare, peers
 from .harness import Shape, check, make_inputs, time_launches
@@ -38,21 +36,6 @@ SHOWN = 5
 SWAPPED_UP_TO = 256
 PLAIN_FROM = 64
 SPLITS = (1, 2, 3, 4, 5, 6, 7, 8)
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """Stands in for the compiler: one schedule serves every M."""
-
-    schedule: Schedule
-
-    def plan(self, spec: GemmSpec, target: str, scale_copy: str) -> tuple[compiler.PlanEntry, ...]:
-        """One entry."""
-        return (compiler.PlanEntry(0, None, self.schedule),)
-
-    def build(self, spec: GemmSpec, target: str, schedule: Schedule) -> compiler.Artifact:
-        """The compiler's own."""
-        return compiler.build(spec, target, schedule)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -81,7 +64,7 @@ def _sweep(shape: Shape) -> Iterator[dict]:
     spec = load_spec(SPEC).bind(N=shape.n, K=shape.k)
     record = capability(TARGET)
     inputs = [make_inputs(shape, seed) for seed in range(shape.sets)]
-    kernels = [(s, Kernel(spec, TARGET, cache=Cache(None), compiler=Fixed(s))) for s in wide(shape, record)]
+    kernels = [(s, Kernel(spec, TARGET, cache=Cache(None), compiler=FixedSchedule(s))) for s in wide(shape, record)]
     with ThreadPoolExecutor() as pool:
         list(pool.map(_compiled, [kernel for _, kernel in kernels]))
     for schedule, kernel in kernels:

@@ -22,11 +22,15 @@ if TYPE_CHECKING:
         ScheduleError,
         SpecError,
         TargetError,
+        TuningError,
     )
     from gemmgen.kernel import Kernel
     from gemmgen.quantization import QuantizedTensor, quantize
     from gemmgen.reference import gemm_reference, relative_difference
+    from gemmgen.scale_packing import pack_scales
+    from gemmgen.scales import pack_exponents, unpack_exponents
     from gemmgen.spec import GemmSpec, load_spec
+    from gemmgen.tuning.tune import tune
 
 __version__ = "0.1.0"
 
@@ -45,12 +49,17 @@ __all__ = [
     "ScheduleError",
     "SpecError",
     "TargetError",
+    "TuningError",
     "compile",
     "gemm_reference",
     "load_spec",
+    "pack_exponents",
+    "pack_scales",
     "quantize",
     "relative_difference",
     "supports",
+    "tune",
+    "unpack_exponents",
 ]
 
 _HOMES = {
@@ -61,8 +70,12 @@ _HOMES = {
     "load_spec": "gemmgen.spec",
     "QuantizedTensor": "gemmgen.quantization",
     "quantize": "gemmgen.quantization",
+    "pack_scales": "gemmgen.scale_packing",
+    "pack_exponents": "gemmgen.scales",
+    "unpack_exponents": "gemmgen.scales",
     "gemm_reference": "gemmgen.reference",
     "relative_difference": "gemmgen.reference",
+    "tune": "gemmgen.tuning.tune",
 }
 
 

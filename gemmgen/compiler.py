@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from gemmgen import dump
-from gemmgen.backends.capability import capability
-from gemmgen.errors import ScheduleError
+from gemmgen.backends.capability import Capability, capability
+from gemmgen.errors import GemmgenError, ScheduleError
 from gemmgen.frontend import build_tile_module
 from gemmgen.ir.core import Module
 from gemmgen.passes.base import PipelineResult
 from gemmgen.passes.pipeline import pipeline
+from gemmgen.pinned import check_schedule
 from gemmgen.runtime.launch_plan import LaunchPlan
 from gemmgen.schedule import Schedule
 from gemmgen.spec.model import GemmSpec
+from gemmgen.tuning.file import UNTUNED, TunedEntry, TunedPlan
+from gemmgen.tuning.ranges import with_tuned, with_tuned_m
 
 STAGES = {"tile": "promotion", "async": "shared-memory-allocation"}
 """The pass after which a level is complete; the target's level is what the last pass leaves."""
@@ -23,11 +26,12 @@ STAGES = {"tile": "promotion", "async": "shared-memory-allocation"}
 
 @dataclass(frozen=True)
 class PlanEntry:
-    """The schedule for M from ``m_min`` to ``m_max`` (None: no limit)."""
+    """The schedule for M from ``m_min`` to ``m_max`` (None: no limit), and the tuned entries that it comes from."""
 
     m_min: int
     m_max: int | None
     schedule: Schedule
+    tuned: tuple[TunedEntry, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,28 +65,61 @@ class Artifact:
         return {snapshot.stage: 1000.0 * snapshot.seconds for snapshot in self.result.snapshots}
 
 
-def plan(spec: GemmSpec, target: str, scale_copy: str = "bulk") -> tuple[PlanEntry, ...]:
+def plan(spec: GemmSpec, target: str, scale_copy: str = "bulk", tuned: TunedPlan = UNTUNED) -> tuple[PlanEntry, ...]:
     """The kernels for every M of a spec whose other dimensions are fixed, by ascending M.
 
     Args:
         spec: the spec.
         target: the target's name.
         scale_copy: ``bulk`` for row scales that lie column by column, ``lanes`` for any strides.
+        tuned: measured schedules for this (N, K), which go before the heuristics' choices.
+
+    Raises:
+        ScheduleError: the hints, or a tuned schedule, ask for something that the target cannot do.
     """
-    _refuse_unused_hints(spec)
     record = capability(target)
+    _refuse_unused_hints(spec, record)
     heuristics = import_module(f"gemmgen.backends.{record.dialect}.heuristics")
-    return tuple(PlanEntry(low, high, schedule) for low, high, schedule in heuristics.plan(spec, record, scale_copy))
+    rows = heuristics.plan(spec, record, scale_copy)
+    if not tuned.entries:
+        return tuple(PlanEntry(low, high, schedule) for low, high, schedule in rows)
+    _refuse_illegal(spec, target, tuned)
+    m, ranges = spec.problem.dims["M"], heuristics.M_RANGES
+    if isinstance(m, int):
+        served = with_tuned_m(m, rows[0][2], ranges, tuned.entries)
+    else:
+        served = with_tuned(rows, ranges, tuned.entries)
+    return tuple(PlanEntry(row.m_min, row.m_max, row.schedule, row.tuned) for row in served)
 
 
-def _refuse_unused_hints(spec: GemmSpec) -> None:
-    """Raise ScheduleError for a hint that no backend follows yet, rather than pass it over in silence."""
+def _refuse_illegal(spec: GemmSpec, target: str, tuned: TunedPlan) -> None:
+    """Raise ScheduleError, by name, for a tuned schedule that this version cannot build."""
+    for entry in tuned.entries:
+        try:
+            check_schedule(spec, entry.best.schedule, entry.m, capability(target))
+            build(spec, target, entry.best.schedule)
+        except GemmgenError as error:
+            raise ScheduleError(
+                f"this gemmgen cannot build the tuned schedule for {entry}: {error.what}",
+                where=tuned.source,
+                got=entry.best.schedule,
+                need=f"a schedule that {target} and this version can do",
+                fix="tune this problem again, or leave the file out",
+            ) from error
+
+
+def _refuse_unused_hints(spec: GemmSpec, target: Capability) -> None:
+    """Raise ScheduleError for a hint that the target does not follow, rather than pass it over in silence."""
     hints = spec.schedule
     unused = {"schedule.warps.producer": hints.warps.producer, "schedule.epilogue_overlap": hints.epilogue_overlap}
     for path, value in unused.items():
         if value is not None:
             raise ScheduleError("this hint is not supported yet", where=spec.position(path), got=value, need="auto",
                                 fix="leave it out; the compiler decides")  # fmt: skip
+    if (hints.cta_group or 1) > 1 and not target.cta_pairs:
+        where = spec.position("schedule.cta_group")
+        raise ScheduleError(f"CTAs do not multiply together on {target.name}", where=where, got=hints.cta_group, need=1,
+                            fix="leave cta_group auto")  # fmt: skip
 
 
 def build(spec: GemmSpec, target: str, schedule: Schedule) -> Artifact:

@@ -77,6 +77,10 @@ class NotCompiledError(GemmgenError):
     """Strict mode: a call needed a kernel that the plan has not compiled yet."""
 
 
+class TuningError(GemmgenError):
+    """Tuning cannot run here, or a file of tuned schedules is damaged or made for something else."""
+
+
 class EmulationError(GemmgenError):
     """PTX or a launch file that the emulator cannot run."""
 

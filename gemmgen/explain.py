@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from gemmgen.api import SpecSource, compile, default_target
@@ -14,6 +15,7 @@ from gemmgen.compiler import build
 from gemmgen.errors import SpecError, TargetError
 from gemmgen.schedule import Schedule
 from gemmgen.spec import GemmSpec, load_spec
+from gemmgen.tuning.file import TunedEntry, TunedFile, load_tuned
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Explanation:
         m_max: largest M; None for no limit.
         schedule: every decision.
         model: what the target's model says.
+        tuned: the measurements that the schedule comes from; none where the heuristics chose it.
+        tuned_on: the GPU that measured.
     """
 
     spec: str
@@ -37,6 +41,8 @@ class Explanation:
     m_max: int | None
     schedule: Schedule
     model: KernelModel
+    tuned: tuple[TunedEntry, ...] = ()
+    tuned_on: str = ""
 
     @property
     def title(self) -> str:
@@ -59,33 +65,47 @@ class Explanation:
             "schedule": self.schedule.to_dict(),
             "reasons": list(self.reasons),
             "model": self.model.to_dict(),
+            "tuned": [entry.to_dict() for entry in self.tuned],
+            "tuned_on": self.tuned_on or None,
         }
 
 
-def explain(spec: SpecSource, target: str | None = None, *, scale_copy: str = "bulk", **dims: int) -> Explanation:
+def explain(
+    spec: SpecSource,
+    target: str | None = None,
+    *,
+    scale_copy: str = "bulk",
+    tuned: str | Path | TunedFile | None = None,
+    **dims: int,
+) -> Explanation:
     """Which kernel of a spec's plan serves a shape, and why. Needs no GPU and measures nothing.
 
     Args:
         spec: what ``gemmgen.compile`` takes.
         target: architecture; chosen as ``gemmgen.compile`` does if left out.
         scale_copy: ``bulk`` for row scales as ``gemmgen.quantize`` makes them, ``lanes`` for those of any strides.
+        tuned: tuned schedules, as ``gemmgen.compile`` takes them.
         dims: sizes of the dimensions that the spec leaves dynamic, M included.
 
     Raises:
         SpecError: the spec is wrong, or a dimension is missing, unknown or zero.
         TargetError: the target cannot do what the spec asks, or has no model.
         ScheduleError: the spec's hints contradict each other or the hardware.
+        TuningError: the tuned schedules cannot be read, or are for another spec or target.
     """
     loaded = load_spec(spec)
     sizes = _sizes(loaded.bind(**dims))
     rest = loaded.bind(**{name: size for name, size in dims.items() if name != "M"})
-    record = capability(target or default_target(rest))
+    tuned = load_tuned(tuned) if isinstance(tuned, str | Path) else tuned
+    record = capability(target or (tuned.target if tuned is not None else default_target(rest)))
     _check_model(record)
-    variant = compile(rest, record.name).plan(scale_copy=scale_copy).variant_for(sizes["M"])
+    variant = compile(rest, record.name, tuned=tuned).plan(scale_copy=scale_copy).variant_for(sizes["M"])
     module = build(rest, record.name, variant.schedule).result.module
     model = import_module(_model_of(record))
     described = model.describe(rest, sizes["M"], variant.schedule, module, record, scale_copy)
-    return Explanation(rest.name, record.name, sizes, variant.m_min, variant.m_max, variant.schedule, described)
+    tuned_on = tuned.device if tuned is not None and variant.tuned else ""
+    return Explanation(rest.name, record.name, sizes, variant.m_min, variant.m_max, variant.schedule, described,
+                       variant.tuned, tuned_on)  # fmt: skip
 
 
 def _sizes(spec: GemmSpec) -> dict[str, int]:
@@ -125,11 +145,20 @@ def _choice(explained: Explanation) -> str:
     model, schedule = explained.model, explained.schedule
     upper = "on" if explained.m_max is None else f"to {explained.m_max}"
     served = f"{schedule} serves M from {explained.m_min} {upper}"
+    if explained.tuned:
+        return f"{served}. {' '.join(_measured(entry, explained.tuned_on) for entry in explained.tuned)}"
     others = [other for other in model.candidates[1:] if other.deciding_us < model.candidates[0].deciding_us]
     if others:
         return f"{served}; at M = {model.deciding_m} the model would choose {others[0].schedule}."
     among = f"of {model.considered} schedules" if model.considered > 1 else "and no other schedule fits the hints"
     return f"{served}: at M = {model.deciding_m}, which decides for this M, it has the least predicted time {among}."
+
+
+def _measured(entry: TunedEntry, device: str) -> str:
+    text = f"It was tuned for M = {entry.m} on {device}: {entry.best.us:.2f} µs"
+    if entry.best.schedule == entry.heuristic.schedule:
+        return f"{text}, and it is the heuristics' choice for that M."
+    return f"{text}, where the heuristics' choice, {entry.heuristic.schedule}, took {entry.heuristic.us:.2f}."
 
 
 def _time(model: KernelModel) -> str:

@@ -11,6 +11,7 @@ from gemmgen.ir.builder import Builder
 from gemmgen.ir.core import Level, Module, Origin, Region, Value
 from gemmgen.ir.dims import ceildiv
 from gemmgen.ir.tile_ops import (
+    SCALE_GROUP_ROWS,
     ForKOp,
     ForTilesOp,
     LoadOp,
@@ -24,10 +25,13 @@ from gemmgen.ir.tile_ops import (
     ZerosOp,
     mem,
 )
-from gemmgen.ir.types import F32, INDEX, ScalarType, frag, gmem, smem
+from gemmgen.ir.types import F32, INDEX, UE8M0X4, ScalarType, frag, gmem, smem
 from gemmgen.schedule import Schedule
 from gemmgen.spec.model import GemmSpec, Operand
 from gemmgen.spec.vocabulary import rows_contiguous
+
+SCALES_PER_WORD = 4
+"""Scales that are powers of two come four to a word, one behind the other along K."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,17 @@ class _Side:
     def blocked(self) -> bool:
         """Whether scales change along K."""
         return self.scales is not None and self.block[1] > 0
+
+    @property
+    def in_words(self) -> bool:
+        """Whether scales are powers of two, four to a word."""
+        return self.operand.scale is not None and self.operand.scale.format == "ue8m0"
+
+    @property
+    def loaded_block(self) -> tuple[int, int]:
+        """Rows and elements of K that an element of ``scales`` is for."""
+        rows, cols = self.block
+        return rows, cols * (SCALES_PER_WORD if self.in_words else 1)
 
     @property
     def arguments(self) -> tuple[Value, ...]:
@@ -114,9 +129,11 @@ def _step(ir: Builder, spec: GemmSpec, tile_k: int, sides: tuple[_Side, _Side], 
         bt, sbt = _load(ir, b, tile_k, n0, k0)
     trans = {"trans_a": a.transposed, "trans_b": b.transposed}
     with ir.at(_origin(spec, "accumulate")):
-        if spec.accumulate.promote_every is None:
-            return ir.add(MmaOp, a=at, b=bt, acc=acc, **trans, result=("next", acc.type)).result
         blocks = {"block_a": a.block[0], "block_b": b.block[0]} if a.blocked else {}
+        if a.in_words:
+            blocks |= {"vector_a": a.block[1], "vector_b": b.block[1]}
+        elif spec.accumulate.promote_every is None:
+            return ir.add(MmaOp, a=at, b=bt, acc=acc, **trans, result=("next", acc.type)).result
         return ir.add(ScaledMmaOp, acc=acc, a=at, b=bt, scale_a=sat, scale_b=sbt, row=m0, col=n0, **trans,
                       result=("next", acc.type), **blocks).result  # fmt: skip
 
@@ -129,9 +146,16 @@ def _load(ir: Builder, side: _Side, tile_k: int, row: Value, k0: Value) -> tuple
     loaded = ir.add(LoadOp, source=side.value, **place, result=(name, box)).result
     if not side.blocked:
         return loaded, None
-    scales = smem(F32, scales_per_tile(side.extent, side.block[0]))
-    return loaded, ir.add(LoadScalesOp, source=side.scales, row=row, col=k0, block=side.block,
+    assert side.scales is not None
+    scales = smem(mem(side.scales).dtype, _scales_loaded(side))
+    return loaded, ir.add(LoadScalesOp, source=side.scales, row=row, col=k0, block=side.loaded_block,
                           result=(f"s{name}", scales)).result  # fmt: skip
+
+
+def _scales_loaded(side: _Side) -> int:
+    """Scales of a side that a step loads; words come in whole groups."""
+    needed = scales_per_tile(side.extent, side.block[0])
+    return -(-needed // SCALE_GROUP_ROWS) * SCALE_GROUP_ROWS if side.in_words else needed
 
 
 def _side(spec: GemmSpec, name: str, rows: sympy.Expr, cols: sympy.Expr, extent: int) -> _Side:
@@ -142,9 +166,10 @@ def _side(spec: GemmSpec, name: str, rows: sympy.Expr, cols: sympy.Expr, extent:
     side = _Side(operand, value, None, transposed, extent)
     if operand.scale is None:
         return side
-    block_rows, block_cols = side.block
+    block_rows, block_cols = side.loaded_block
     columns = ceildiv(cols, block_cols) if block_cols else 1
-    return replace(side, scales=Value(f"s{name}", gmem(F32, ceildiv(rows, block_rows), columns)))
+    kind = UE8M0X4 if side.in_words else F32
+    return replace(side, scales=Value(f"s{name}", gmem(kind, ceildiv(rows, block_rows), columns)))
 
 
 def scales_per_tile(extent: int, block: int) -> int:

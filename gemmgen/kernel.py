@@ -7,10 +7,10 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from gemmgen.call_forms import unpack
 from gemmgen.errors import ArgumentError, TargetError
 from gemmgen.kernel_args import ArgumentChecker, GemmSignature
 from gemmgen.plan import Compiler, Plan, Variant
-from gemmgen.quantization import QuantizedTensor
 from gemmgen.runtime import driver
 from gemmgen.runtime.cache import Cache, default_cache
 from gemmgen.runtime.disassemble import disassemble
@@ -19,6 +19,8 @@ from gemmgen.runtime.launch import NoLaunch, PackedLaunch, Problem, ZeroFill
 from gemmgen.runtime.nvrtc import Resources
 from gemmgen.runtime.tensormap import ALIGN_BYTES
 from gemmgen.runtime.tensors import current_stream, is_torch_tensor, stream_handle
+from gemmgen.scale_args import scale_copy_of
+from gemmgen.tuning.file import UNTUNED, TunedFile
 
 if TYPE_CHECKING:
     from gemmgen.spec import GemmSpec
@@ -42,6 +44,7 @@ class Kernel:
         strict: raise ``NotCompiledError`` where a call would have to compile.
         cache: where compiled kernels are kept; the user's cache folder by default.
         compiler: stands in for ``gemmgen.compiler``.
+        tuned: measured schedules, which go before the heuristics' choices.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Kernel:
         strict: bool = False,
         cache: Cache | None = None,
         compiler: Compiler | None = None,
+        tuned: TunedFile | None = None,
     ) -> None:
         self.spec = spec
         self.target = target
@@ -59,6 +63,7 @@ class Kernel:
         self._signature = GemmSignature.of(spec)
         self._checker = ArgumentChecker(self._signature)
         self._cache = cache
+        self._tuned = tuned
         self._import_compiler: Callable[[], Any] = lambda: compiler or import_module("gemmgen.compiler")
         self._plans: dict[tuple[int, int, str], Plan] = {}
         self._launches: dict[Any, Launch] = {}
@@ -85,7 +90,9 @@ class Kernel:
 
         Args:
             a: ``[M, K]``; ``[K, M]`` in layouts TN and TT.
-            sa: its scales, ``[ceil(M / rows), ceil(K / cols)]`` of the spec's block, f32, any strides.
+            sa: its scales, ``[ceil(M / rows), ceil(K / cols)]`` of the spec's block, f32; for
+                packed scales words of four exponents as ``gemmgen.pack_exponents`` makes them, or exponents that lie
+                like such words; any strides.
             b: ``[N, K]``; ``[K, N]`` in layouts NN and TN.
             sb: its scales.
             out: ``[M, N]``; allocated if left out, which needs torch inputs.
@@ -100,7 +107,7 @@ class Kernel:
             NotCompiledError: strict mode, and the kernel is not compiled.
         """
         if sa is None or sb is None:
-            a, sa, b, sb = _unpack(self._signature, a, sa, b, sb)
+            a, sa, b, sb = unpack(self._signature, a, sa, b, sb)
         if out is None:
             out = self._allocate(a, b)
         try:
@@ -122,7 +129,7 @@ class Kernel:
     ) -> BoundCall:
         """Check everything once and return a callable that only launches; arguments are those of a call."""
         if sa is None or sb is None:
-            a, sa, b, sb = _unpack(self._signature, a, sa, b, sb)
+            a, sa, b, sb = unpack(self._signature, a, sa, b, sb)
         if out is None:
             out = self._allocate(a, b)
         launch, problem = self._prepare(a, sa, b, sb, out, 0, num_sms)
@@ -229,7 +236,7 @@ class Kernel:
         from gemmgen.verification import emulate_call
 
         if sa is None or sb is None:
-            a, sa, b, sb = _unpack(self._signature, a, sa, b, sb)
+            a, sa, b, sb = unpack(self._signature, a, sa, b, sb)
         return emulate_call(self, a, sa, b, sb, seed=seed, schedule=schedule, numerics=numerics, num_sms=num_sms)
 
     def _call_first_time(self, a: Any, sa: Any, b: Any, sb: Any, out: Any, stream: Any, num_sms: int | None) -> Any:
@@ -257,7 +264,7 @@ class Kernel:
         context = (driver.primary_context if in_torch else driver.context_for)(problem.device)
         if problem.k == 0:
             return ZeroFill(problem.operands["d"], context), problem
-        plan = self._plan_for(problem.n, problem.k, scale_copy_of(self._signature, problem))
+        plan = self._plan_for(problem.n, problem.k, scale_copy_of(self._signature.scales, problem.operands))
         launcher = plan.variant_for(problem.m).launcher(self.strict)
         return launcher.pack(problem, context, num_sms), problem
 
@@ -268,7 +275,9 @@ class Kernel:
                 plan = self._plans.get((n, k, scale_copy))
                 if plan is None:
                     spec = self.spec.bind(N=n, K=k)
-                    plan = Plan(spec, self.target, self._import_compiler, self._cache or default_cache(), scale_copy)
+                    tuned = UNTUNED if self._tuned is None else self._tuned.for_plan(n, k, scale_copy)
+                    cache = self._cache or default_cache()
+                    plan = Plan(spec, self.target, self._import_compiler, cache, scale_copy, tuned)
                     self._plans[n, k, scale_copy] = plan
         return plan
 
@@ -349,19 +358,6 @@ def capability_of(target: str) -> tuple[int, int]:
     return int(digits[:-1]), int(digits[-1])
 
 
-def scale_copy_of(signature: GemmSignature, problem: Problem) -> str:
-    """How the row scales of these operands can reach shared memory: by the copy engine if they lie as it needs them."""
-    block = signature.a_block
-    if block is None or block[0] != 1 or "sa" not in problem.operands:
-        return "bulk"
-    scales = problem.operands["sa"]
-    rows, columns = scales.shape
-    adjacent = rows == 1 or scales.strides[0] == 1
-    pitch = scales.strides[1] * scales.item_bytes
-    apart = columns == 1 or (pitch % ALIGN_BYTES == 0 and scales.strides[1] >= rows)
-    return "bulk" if adjacent and apart and scales.address % ALIGN_BYTES == 0 else "lanes"
-
-
 def _call_key(a: Any, sa: Any, b: Any, sb: Any, out: Any, num_sms: int | None) -> Any:
     """Everything about torch operands that a packed launch and the checks depend on."""
     return (
@@ -372,41 +368,3 @@ def _call_key(a: Any, sa: Any, b: Any, sb: Any, out: Any, num_sms: int | None) -
         sb is None or (sb.data_ptr(), sb.shape, sb.stride(), sb.dtype, sb.get_device()),
         num_sms,
     )  # fmt: skip
-
-
-def _unpack(signature: GemmSignature, a: Any, sa: Any, b: Any, sb: Any) -> tuple[Any, Any, Any, Any]:
-    """Four tensors from ``(qa, qb)``, ``((a, sa), (b, sb))``, or four arguments of which some are such pairs."""
-    if b is None:
-        a, sa, b, sb = a, None, sa, None
-    if b is None:
-        call = "kernel(a, b)" if signature.a_block is None else "kernel(a, sa, b, sb) or kernel(qa, qb)"
-        need = f"a matrix [{', '.join(signature.dims_of('b'))}]"
-        raise ArgumentError("b is missing", where="b", got="nothing", need=need, fix=f"call {call}")
-    if sa is None:
-        a, sa = _pair("a", a, signature.a_block)
-    if sb is None:
-        b, sb = _pair("b", b, signature.b_block)
-    return a, sa, b, sb
-
-
-def _pair(name: str, value: Any, block: tuple[int | str, int | str] | None) -> tuple[Any, Any]:
-    """Data and scales of a quantised tensor or a pair; a bare tensor has no scales."""
-    if isinstance(value, QuantizedTensor):
-        if block is not None and value.block != block and value.block != _block_extents(block, value.shape):
-            raise ArgumentError(
-                "the tensor is quantised in other blocks",
-                where=name,
-                got=f"block {value.block}",
-                need=f"block ({block[0]}, {block[1]})",
-                fix=f"pass gemmgen.quantize(x, block=({block[0]}, {block[1]}))",
-            )
-        return value.data, value.scale
-    if isinstance(value, tuple) and len(value) == 2:
-        return value
-    return value, None
-
-
-def _block_extents(block: tuple[int | str, int | str], shape: tuple[int, int]) -> tuple[int, int]:
-    """A spec's block with its words (``M``, ``N``, ``K``) replaced by the matrix's extents."""
-    rows, cols = (word if isinstance(word, int) else size for word, size in zip(block, shape, strict=True))
-    return rows, cols

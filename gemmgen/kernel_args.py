@@ -14,6 +14,7 @@ from gemmgen.runtime.dtypes import FP8_MAX, TORCH_ATTRIBUTES
 from gemmgen.runtime.launch import Problem
 from gemmgen.runtime.tensormap import check_tma_address, check_tma_layout
 from gemmgen.runtime.tensors import CPU, TensorArg, read_tensor
+from gemmgen.scale_args import ScaleRule, check_scale
 from gemmgen.spec.vocabulary import rows_contiguous
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 MAX_EXTENT = 2**31 - 1
 _MAX_LAYOUTS = 1024
 
-Block = tuple[int | str, int | str]
-
 
 @dataclass(frozen=True)
 class GemmSignature:
@@ -31,9 +30,9 @@ class GemmSignature:
 
     Attributes:
         a_dtype: element type of A.
-        a_block: elements of A that share a scale, rows × K; None if A has no scales.
+        a_scale: A's scales; None if it has none.
         b_dtype: element type of B.
-        b_block: the same for B.
+        b_scale: the same for B.
         d_dtype: element type of D.
         n: N if the spec fixes it.
         k: K if the spec fixes it.
@@ -42,9 +41,9 @@ class GemmSignature:
     """
 
     a_dtype: str
-    a_block: Block | None
+    a_scale: ScaleRule | None
     b_dtype: str
-    b_block: Block | None
+    b_scale: ScaleRule | None
     d_dtype: str
     n: int | None = None
     k: int | None = None
@@ -56,8 +55,8 @@ class GemmSignature:
         """The signature of a spec's kernels."""
         operands, dims = spec.operands, spec.problem.dims
 
-        def block(operand: Operand) -> Block | None:
-            return operand.scale.block if operand.scale else None
+        def scale(operand: Operand) -> ScaleRule | None:
+            return ScaleRule(operand.scale.block, operand.scale.format) if operand.scale else None
 
         def fixed(name: str) -> int | None:
             size = dims[name]
@@ -65,15 +64,20 @@ class GemmSignature:
 
         return cls(
             operands.a.dtype,
-            block(operands.a),
+            scale(operands.a),
             operands.b.dtype,
-            block(operands.b),
+            scale(operands.b),
             operands.d.dtype,
             fixed("N"),
             fixed("K"),
             fixed("M"),
             spec.problem.layout,
         )
+
+    @property
+    def scales(self) -> dict[str, ScaleRule | None]:
+        """The rules of the arguments ``sa`` and ``sb``."""
+        return {"sa": self.a_scale, "sb": self.b_scale}
 
     def sizes(self, a: Sequence[int], b: Sequence[int]) -> tuple[int, int, int, int]:
         """M, A's K, N and B's K for operands of these shapes."""
@@ -98,53 +102,62 @@ class ArgumentChecker:
 
     def __init__(self, signature: GemmSignature) -> None:
         self.signature = signature
-        self._known: dict[Any, tuple[int, int, int]] = {}
+        self._known: dict[Any, tuple[tuple[int, int, int], tuple[TensorArg, ...]]] = {}
 
     def check(self, arguments: Mapping[str, Any], stream: int = 0) -> Problem:
         """Check one call.
 
         Args:
             arguments: tensors by name: ``a``, ``b``, ``out``, and ``sa``, ``sb`` where the signature has scales. A is
-                [M, K] or [K, M], B [N, K] or [K, N] as the layout says, out [M, N]; scales are f32 with any strides.
+                [M, K] or [K, M], B [N, K] or [K, N] as the layout says, out [M, N]; scales have any strides.
             stream: the stream the kernel will run on.
 
         Raises:
             ArgumentError: something about an argument is wrong.
         """
-        _check_presence(self.signature, arguments)
+        check_presence(self.signature, arguments)
         tensors = {
             name: read_tensor(value, name, stream)
             for name, value in arguments.items()
             if value is not None or name not in ("sa", "sb")
         }
         layouts = tuple(tensor[2:] for tensor in tensors.values())
-        sizes = self._known.get(layouts)
-        if sizes is None:
-            sizes = _check_layouts(self.signature, tensors)
+        known = self._known.get(layouts)
+        if known is None:
+            known = _check_layouts(self.signature, tensors)
             if len(self._known) >= _MAX_LAYOUTS:
                 self._known = {}
-            self._known[layouts] = sizes
-        m, n, k = sizes
+            self._known[layouts] = known
+        (m, n, k), read_as_words = known
+        for scale in read_as_words:
+            tensors[scale.name] = scale._replace(address=tensors[scale.name].address)
         if m and n:
             _check_addresses(self.signature, tensors)
         tensors["d"] = tensors.pop("out")
         return Problem(m, n, k, tensors, tensors["a"].device)
 
 
-def _check_presence(signature: GemmSignature, arguments: Mapping[str, Any]) -> None:
-    for name, block in (("sa", signature.a_block), ("sb", signature.b_block)):
-        if (arguments.get(name) is None) != (block is None):
+def check_presence(signature: GemmSignature, arguments: Mapping[str, Any]) -> None:
+    """Check that scales are given where the kernel takes them, and nowhere else.
+
+    Raises:
+        ArgumentError: they are missing, or not wanted.
+    """
+    for name, rule in signature.scales.items():
+        if (arguments.get(name) is None) != (rule is None):
             raise ArgumentError(
-                "this kernel takes scales here" if block else "this kernel takes no scales",
+                "this kernel takes scales here" if rule else "this kernel takes no scales",
                 where=name,
-                got="nothing" if block else "a tensor",
-                need=f"one f32 scale per {block[0]} × {block[1]} block" if block else "nothing",
-                fix="pass a QuantizedTensor, or data and scales" if block else f"leave {name} out",
+                got="nothing" if rule else "a tensor",
+                need=str(rule) if rule else "nothing",
+                fix="pass a QuantizedTensor, or data and scales" if rule else f"leave {name} out",
             )
 
 
-def _check_layouts(signature: GemmSignature, tensors: Mapping[str, TensorArg]) -> tuple[int, int, int]:
-    """All checks that do not need addresses; returns M, N, K."""
+def _check_layouts(
+    signature: GemmSignature, tensors: Mapping[str, TensorArg]
+) -> tuple[tuple[int, int, int], tuple[TensorArg, ...]]:
+    """All checks that do not need addresses; returns M, N, K, and the exponents that are to be read as words."""
     for tensor in tensors.values():
         _check_device(tensor, tensors["a"])
         _check_rank(tensor)
@@ -153,14 +166,16 @@ def _check_layouts(signature: GemmSignature, tensors: Mapping[str, TensorArg]) -
         _check_dtype(tensor, dtype)
     m, k, n, _ = signature.sizes(a.shape, b.shape)
     _check_shapes(signature, a, b, out)
-    for name, (rows, block) in {"sa": (m, signature.a_block), "sb": (n, signature.b_block)}.items():
-        if block is not None:
-            _check_scale(tensors[name], rows, k, block)
+    read_as = [
+        check_scale(tensors[name], rows, k, rule)
+        for (name, rule), rows in zip(signature.scales.items(), (m, n), strict=True)
+        if rule is not None
+    ]
     if m and n:
         for tensor, dtype in ((a, signature.a_dtype), (b, signature.b_dtype), (out, signature.d_dtype)):
             if 0 not in tensor.shape:
                 check_tma_layout(tensor, dtype)
-    return m, n, k
+    return (m, n, k), tuple(scale for scale in read_as if scale is not tensors[scale.name])
 
 
 def _check_addresses(signature: GemmSignature, tensors: Mapping[str, TensorArg]) -> None:
@@ -288,24 +303,6 @@ def _check_shapes(signature: GemmSignature, a: TensorArg, b: TensorArg, out: Ten
     if out.shape != (m, n):
         raise ArgumentError(
             "the output has the wrong shape", where="out", got=out.shape, need=(m, n), fix=f"allocate [{m}, {n}]"
-        )
-
-
-def _check_scale(scale: TensorArg, rows: int, k: int, block: Block) -> None:
-    if scale.dtype != "f32":
-        raise ArgumentError("scales have the wrong element type", where=scale.name, got=scale.dtype, need="f32",
-                            fix=f"pass {scale.name}.float()")  # fmt: skip
-    extents = [extent if isinstance(extent, int) else max(1, size)
-               for extent, size in zip(block, (rows, k), strict=True)]  # fmt: skip
-    wanted = (-(-rows // extents[0]), -(-k // extents[1]))
-    if scale.shape != wanted:
-        transposed = scale.shape == wanted[::-1]
-        raise ArgumentError(
-            "scales have the wrong shape",
-            where=scale.name,
-            got=scale.shape,
-            need=f"{wanted}: one scale per {block[0]} × {block[1]} block of {rows} × {k} elements, any strides",
-            fix=f"pass {scale.name}.T" if transposed else f"quantise with block=({block[0]}, {block[1]})",
         )
 
 

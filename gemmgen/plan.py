@@ -21,6 +21,7 @@ from gemmgen.runtime.fingerprint import code_fingerprint
 from gemmgen.runtime.launch import Launcher
 from gemmgen.runtime.launch_plan import LaunchPlan
 from gemmgen.runtime.nvrtc import Resources
+from gemmgen.tuning.file import UNTUNED, TunedEntry, TunedPlan
 
 if TYPE_CHECKING:
     from gemmgen.spec import GemmSpec
@@ -78,12 +79,17 @@ class PlanEntry(Protocol):
         """The schedule for these M."""
         ...
 
+    @property
+    def tuned(self) -> tuple[TunedEntry, ...]:
+        """The measurements that the schedule comes from; none where the compiler chose it."""
+        ...
+
 
 class Compiler(Protocol):
     """What ``gemmgen.compiler`` offers."""
 
-    def plan(self, spec: GemmSpec, target: str, scale_copy: str) -> Sequence[PlanEntry]:
-        """The kernels for every M of a spec whose other dimensions are fixed, by ascending M."""
+    def plan(self, spec: GemmSpec, target: str, scale_copy: str, tuned: TunedPlan) -> Sequence[PlanEntry]:
+        """The kernels for every M of a spec whose other dimensions are fixed, by ascending M; tuned ones first."""
         ...
 
     def build(self, spec: GemmSpec, target: str, schedule: Any) -> Artifact:
@@ -150,6 +156,11 @@ class Variant:
     def schedule(self) -> Any:
         """Every decision that was made for this kernel."""
         return self._plan.entries[self._index].schedule
+
+    @property
+    def tuned(self) -> tuple[TunedEntry, ...]:
+        """The measurements that the schedule comes from; none where the compiler chose it."""
+        return self._plan.entries[self._index].tuned
 
     @cached_property
     def artifact(self) -> Artifact:
@@ -242,20 +253,29 @@ class Plan:
         compiler: the compiler, or a function that imports it when it is needed.
         cache: where kernels are kept.
         scale_copy: ``bulk`` where row scales lie column by column, ``lanes`` for scales of any strides.
+        tuned: measured schedules, which go before the compiler's own choices.
     """
 
     def __init__(
-        self, spec: GemmSpec, target: str, compiler: Callable[[], Compiler], cache: Cache, scale_copy: str = "bulk"
+        self,
+        spec: GemmSpec,
+        target: str,
+        compiler: Callable[[], Compiler],
+        cache: Cache,
+        scale_copy: str = "bulk",
+        tuned: TunedPlan = UNTUNED,
     ) -> None:
         self.spec = spec
         self.target = target
         self.cache = cache
         self.scale_copy = scale_copy
+        self.tuned = tuned
         self._import_compiler = compiler
         self._base_key = digest(
             spec.canonical(),
             target,
             scale_copy,
+            tuned.key,
             code_fingerprint(),
             *nvrtc.compile_options(target),
             nvrtc.nvrtc_identity(),
@@ -282,7 +302,7 @@ class Plan:
     @cached_property
     def entries(self) -> tuple[PlanEntry, ...]:
         """The compiler's choices, one per variant."""
-        return tuple(self.compiler.plan(self.spec, self.target, self.scale_copy))
+        return tuple(self.compiler.plan(self.spec, self.target, self.scale_copy, self.tuned))
 
     def variant_for(self, m: int) -> Variant:
         """The kernel that serves ``m`` rows."""
@@ -318,7 +338,7 @@ class Plan:
         return "" if self.scale_copy == "bulk" else f'scale_copy="{self.scale_copy}"'
 
     def request_key(self, what: str) -> str:
-        """Key of something that this plan's spec, target and compiler decide."""
+        """Key of something that this plan's spec, target, tuned schedules and compiler decide."""
         return digest(self._base_key, what)
 
     def _ranges(self) -> list[tuple[int, int | None]]:

@@ -9,28 +9,42 @@ from typing import Any
 import numpy as np
 
 from gemmgen.errors import ArgumentError
-from gemmgen.runtime.dtypes import FP8_MAX, NUMPY_ATTRIBUTES, TORCH_ATTRIBUTES
+from gemmgen.runtime.dtypes import FP8_MAX, TORCH_ATTRIBUTES, numpy_dtype
 from gemmgen.runtime.tensors import is_torch_tensor
+from gemmgen.scales import (
+    F32,
+    SCALE_FORMATS,
+    SCALE_MAJORS,
+    UE8M0,
+    expand_blocks,
+    lay_out_scale,
+    next_powers,
+    pack_exponents,
+    powers_of_two,
+    unpack_exponents,
+)
 
 MIN_AMAX = 1e-4
-SCALE_FORMATS = ("f32",)
-SCALE_MAJORS = ("mn", "k")
+PACKED_BLOCK_UNIT = 32
+"""The tensor core applies a scale to so many elements of K at once: packed scales are for multiples of it."""
 _INPUT_DTYPES = ("bfloat16", "float16", "float32", "float64")
-_SCALE_ALIGN_ELEMS = 4
 
 
 @dataclass(frozen=True)
 class QuantizedTensor:
-    """A matrix as FP8 data and one FP32 scale per block: ``value ≈ data * scale``.
+    """A matrix as FP8 data and one scale per block: ``value ≈ data * scale``.
 
     It is accepted wherever a pair of data and scales is.
 
     Attributes:
         data: FP8 elements, ``[rows, cols]``, row-major.
-        scale: f32, ``[ceil(rows / block[0]), ceil(cols / block[1])]``.
+        scale: f32, ``[ceil(rows / block[0]), ceil(cols / block[1])]``; or words of four UE8M0 exponents each, torch
+            int32 or NumPy uint32, ``[rows, ceil(ceil(cols / block[1]) / 4)]``, as ``pack_exponents`` makes them.
         block: elements that share a scale, ``(rows, cols)``.
         dtype: ``e4m3`` or ``e5m2``.
         layout: which index of ``scale`` has stride 1: ``mn`` (rows; columns 16-byte aligned) or ``k`` (columns).
+        scale_format: ``f32`` or ``ue8m0``.
+        packing_error: how far ``pack_scales`` moved an element that is not zero, at most, relative to it; 0 if nowhere.
     """
 
     data: Any
@@ -38,6 +52,8 @@ class QuantizedTensor:
     block: tuple[int, int]
     dtype: str
     layout: str
+    scale_format: str = F32
+    packing_error: float = 0.0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -45,19 +61,10 @@ class QuantizedTensor:
         rows, cols = self.data.shape
         return rows, cols
 
-    @property
-    def scale_format(self) -> str:
-        """How a scale is stored."""
-        return "f32"
-
     def dequantize(self) -> Any:
         """The f32 matrix ``data * scale``, in the data's own framework and on its device."""
-        rows, cols = self.shape
-        if is_torch_tensor(self.data):
-            factors = self.scale.repeat_interleave(self.block[0], 0).repeat_interleave(self.block[1], 1)
-            return self.data.float() * factors[:rows, :cols]
-        factors = self.scale.repeat(self.block[0], 0).repeat(self.block[1], 1)
-        return self.data.astype(np.float32) * factors[:rows, :cols]
+        scale = powers_of_two(unpack_exponents(self.scale)) if self.scale_format == UE8M0 else self.scale
+        return to_f32(self.data) * expand_blocks(scale, self.block, self.shape)
 
     def with_scale_layout(self, layout: str) -> QuantizedTensor:
         """The same tensor with its scales in the layout ``mn`` or ``k``; the data is shared, not copied."""
@@ -76,7 +83,8 @@ class QuantizedTensor:
         data, scale = self.data, self.scale
         if not is_torch_tensor(data):
             data = torch.from_numpy(data.view(np.uint8)).view(getattr(torch, TORCH_ATTRIBUTES[self.dtype]))
-            scale = torch.from_numpy(np.ascontiguousarray(scale))
+            signed = scale.view(np.int32) if self.scale_format == UE8M0 else scale
+            scale = torch.from_numpy(np.ascontiguousarray(signed))
         return replace(self, data=data.to(device), scale=lay_out_scale(scale.to(device), self.layout))
 
 
@@ -89,13 +97,15 @@ def quantize(
 ) -> QuantizedTensor:
     """Quantise a matrix to FP8 with one scale per block.
 
-    The scale is the block's largest magnitude (at least 1e-4) over the largest FP8 value, so no element saturates.
+    The scale is the block's largest magnitude (at least 1e-4) over the largest FP8 value, so no element saturates; in
+    the format ``ue8m0``, the next power of two that is not smaller. Scales of blocks with Inf or NaN are NaN then.
 
     Args:
         x: a 2-D floating-point torch tensor (on any device) or NumPy array.
         block: elements that share a scale, ``(rows, cols)``; blocks at the edges are cut.
         dtype: ``e4m3`` or ``e5m2``.
-        scale_format: ``f32``.
+        scale_format: ``f32``, or ``ue8m0`` for packed powers of two, with blocks ``(1, 32)``, ``(1, 128)`` or any other
+            multiple of 32 along one row.
         scale_major: ``mn`` lays scales out with stride 1 along rows, which kernels read fastest; ``k`` along columns.
 
     Raises:
@@ -105,51 +115,55 @@ def quantize(
     _one_of("scale_format", scale_format, SCALE_FORMATS)
     _one_of("scale_major", scale_major, SCALE_MAJORS)
     block = _check_block(block)
+    if scale_format == UE8M0:
+        _check_packed_block(block)
     _check_input(x)
-    data, scale = (_quantize_torch if is_torch_tensor(x) else _quantize_numpy)(x, block, dtype)
-    return QuantizedTensor(data, lay_out_scale(scale, scale_major), block, dtype, scale_major)
+    data, scale = (_quantize_torch if is_torch_tensor(x) else _quantize_numpy)(x, block, dtype, scale_format)
+    packed = scale_format == UE8M0
+    stored = pack_exponents(next_powers(scale), scale_major) if packed else lay_out_scale(scale, scale_major)
+    return QuantizedTensor(data, stored, block, dtype, scale_major, scale_format)
 
 
-def lay_out_scale(scale: Any, layout: str) -> Any:
-    """A copy of a 2-D scale array in the layout ``mn`` (columns contiguous, 16-byte aligned) or ``k`` (rows)."""
-    rows, cols = scale.shape
-    pitch = -(-rows // _SCALE_ALIGN_ELEMS) * _SCALE_ALIGN_ELEMS
-    if is_torch_tensor(scale):
-        laid_out = scale.new_empty(cols, pitch).T[:rows] if layout == "mn" else scale.new_empty(rows, cols)
-        return laid_out.copy_(scale)
-    laid_out = np.empty((cols, pitch), np.float32).T[:rows] if layout == "mn" else np.empty((rows, cols), np.float32)
-    laid_out[...] = scale
-    return laid_out
+def to_f32(data: Any) -> Any:
+    """FP8 data as f32."""
+    return data.float() if is_torch_tensor(data) else data.astype(np.float32)
 
 
-def _quantize_torch(x: Any, block: tuple[int, int], dtype: str) -> tuple[Any, Any]:
+def to_fp8(x: Any, dtype: str) -> Any:
+    """f32 values, none beyond the largest FP8 value, rounded to the nearest, ties to even; row-major."""
+    if is_torch_tensor(x):
+        return x.to(getattr(_torch(), TORCH_ATTRIBUTES[dtype])).contiguous()
+    return np.ascontiguousarray(x.astype(numpy_dtype(dtype)))
+
+
+def _quantize_torch(x: Any, block: tuple[int, int], dtype: str, scale_format: str) -> tuple[Any, Any]:
     torch = _torch()
     rows, cols = x.shape
-    block_rows, block_cols = _block_counts(x.shape, block)
+    block_rows, block_cols = block_counts(x.shape, block)
     padded = x.new_zeros((block_rows * block[0], block_cols * block[1]), dtype=torch.float32)
     padded[:rows, :cols] = x
     blocks = padded.view(block_rows, block[0], block_cols, block[1])
     scale = blocks.abs().amax(dim=(1, 3)).clamp_(min=MIN_AMAX) / FP8_MAX[dtype]
+    scale = powers_of_two(next_powers(scale)) if scale_format == UE8M0 else scale
     blocks *= scale.reciprocal()[:, None, :, None]
-    return padded[:rows, :cols].to(getattr(torch, TORCH_ATTRIBUTES[dtype])).contiguous(), scale
+    return to_fp8(padded[:rows, :cols], dtype), scale
 
 
-def _quantize_numpy(x: Any, block: tuple[int, int], dtype: str) -> tuple[Any, Any]:
-    import ml_dtypes
-
+def _quantize_numpy(x: Any, block: tuple[int, int], dtype: str, scale_format: str) -> tuple[Any, Any]:
     rows, cols = x.shape
-    block_rows, block_cols = _block_counts(x.shape, block)
+    block_rows, block_cols = block_counts(x.shape, block)
     padded = np.zeros((block_rows * block[0], block_cols * block[1]), np.float32)
     padded[:rows, :cols] = x
     blocks = padded.reshape(block_rows, block[0], block_cols, block[1])
     amax = np.abs(blocks).max(axis=(1, 3), initial=np.float32(MIN_AMAX))
     scale = amax / np.float32(FP8_MAX[dtype])
+    scale = powers_of_two(next_powers(scale)) if scale_format == UE8M0 else scale
     blocks *= (np.float32(1) / scale)[:, None, :, None]
-    data = padded[:rows, :cols].astype(getattr(ml_dtypes, NUMPY_ATTRIBUTES[dtype]))
-    return np.ascontiguousarray(data), scale
+    return to_fp8(padded[:rows, :cols], dtype), scale
 
 
-def _block_counts(shape: tuple[int, ...], block: tuple[int, int]) -> tuple[int, int]:
+def block_counts(shape: tuple[int, ...], block: tuple[int, int]) -> tuple[int, int]:
+    """Blocks of a matrix along its rows and columns."""
     return -(-shape[0] // block[0]), -(-shape[1] // block[1])
 
 
@@ -175,6 +189,18 @@ def _check_block(block: Any) -> tuple[int, int]:
     if len(extents) != 2 or any(type(extent) is not int or extent < 1 for extent in extents):
         raise ArgumentError("this is no block", where="block", got=repr(block), need="two positive integers, (1, 128)")
     return extents[0], extents[1]
+
+
+def _check_packed_block(block: tuple[int, int]) -> None:
+    if block[0] != 1 or block[1] % PACKED_BLOCK_UNIT:
+        length = 32 if block[1] < 128 else 128
+        raise ArgumentError(
+            "packed scales are for blocks of one row",
+            where="block",
+            got=block,
+            need=f"(1, a multiple of {PACKED_BLOCK_UNIT})",
+            fix=f"pass block=(1, {length})",
+        )
 
 
 def _one_of(where: str, value: Any, allowed: tuple[str, ...]) -> None:

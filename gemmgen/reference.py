@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gemmgen.backends.capability import capability
 from gemmgen.errors import ArgumentError
 from gemmgen.quantization import QuantizedTensor
 from gemmgen.runtime.tensors import is_torch_tensor
-from gemmgen.spec.vocabulary import rows_contiguous
+from gemmgen.spec.vocabulary import NARROW_DTYPES, rows_contiguous
+
+if TYPE_CHECKING:
+    from gemmgen.spec import GemmSpec
 
 _CHUNK_BYTES = 1 << 30
+TOLERANCE, TOLERANCE_WITHOUT_PROMOTION = 5e-6, 1e-2
+ENOUGH_BITS = 20
+"""Fraction bits of a product sum from which on a tensor core may add up all of K."""
 
 
 def gemm_reference(a: Any, b: Any, layout: str = "NT") -> Any:
@@ -60,6 +67,16 @@ def relative_difference(x: Any, y: Any) -> float:
     return 0.0 if norms == 0 else 1.0 - 2.0 * dot / norms
 
 
+def tolerance(spec: GemmSpec, target: str) -> float:
+    """The largest difference of a right result of a spec's kernels on a target.
+
+    It is larger only where FP8 products are summed over all of K by a tensor core that keeps few bits.
+    """
+    promoted = spec.operands.a.dtype not in NARROW_DTYPES or spec.accumulate.promote_every is not None
+    exact = promoted or capability(target).tensor_core_bits >= ENOUGH_BITS
+    return TOLERANCE if exact else TOLERANCE_WITHOUT_PROMOTION
+
+
 def _torch_product(a: Any, b: Any, m: int, n: int, step: int) -> Any:
     import torch
 
@@ -95,13 +112,7 @@ def _rows(x: Any, start: int, count: int) -> Any:
         return x[start : start + count]
     block_rows = x.block[0]
     first = start // block_rows
-    part = QuantizedTensor(
-        x.data[start : start + count],
-        x.scale[first : first + -(-count // block_rows)],
-        x.block,
-        x.dtype,
-        x.layout,
-    )
+    part = replace(x, data=x.data[start : start + count], scale=x.scale[first : first + -(-count // block_rows)])
     return part.dequantize()
 
 

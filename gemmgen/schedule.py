@@ -28,6 +28,7 @@ class Schedule:
             gather them, whatever their strides.
         pdl: the kernel is launched with programmatic stream serialization.
         accumulators: partial sums in tensor memory that may be under way at once; 0 where there is none.
+        cta_group: CTAs that multiply together: 2 for pairs, which share the operand on the tensor core's N side.
     """
 
     tile: tuple[int, int, int]
@@ -43,11 +44,18 @@ class Schedule:
     scale_copy: str = "bulk"
     pdl: bool = False
     accumulators: int = 0
+    cta_group: int = 1
 
     @property
     def cluster_size(self) -> int:
         """CTAs per cluster, whatever they share."""
-        return self.cluster[0] * self.cluster[1] * self.split_k
+        return self.cluster[0] * self.cluster[1] * self.split_k * self.cta_group
+
+    @property
+    def ctas(self) -> tuple[int, int]:
+        """CTAs of a cluster along (m, n) that have tiles of their own; pairs lie along the tensor core's M side."""
+        m, n = self.cluster
+        return (m, n * self.cta_group) if self.swap_ab else (m * self.cta_group, n)
 
     @property
     def scheduler(self) -> str:
@@ -81,6 +89,7 @@ class Schedule:
         parts += [f"cluster={self.cluster[0]}x{self.cluster[1]}"] if self.cluster != (1, 1) else []
         parts += [f"split_k={self.split_k}"] if self.split_k > 1 else []
         parts += ["swap_ab"] if self.swap_ab else []
+        parts += ["cta_pairs"] if self.cta_group > 1 else []
         parts += [f"scales={self.scale_copy}"] if self.scale_copy != "bulk" else []
         parts += [f"accumulators={self.accumulators}"] if self.accumulators else []
         return " ".join(parts)

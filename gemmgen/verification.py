@@ -12,22 +12,24 @@ from gemmgen.emulator.plan import emulate_plan
 from gemmgen.emulator.report import Report
 from gemmgen.errors import ArgumentError
 from gemmgen.kernel import Kernel
-from gemmgen.kernel_args import GemmSignature
+from gemmgen.kernel_args import GemmSignature, check_presence
 from gemmgen.plan import Variant
-from gemmgen.quantization import QuantizedTensor, quantize
-from gemmgen.reference import gemm_reference, relative_difference
-from gemmgen.runtime.dtypes import TORCH_NAMES, numpy_dtype
-from gemmgen.runtime.tensors import is_torch_tensor
+from gemmgen.quantization import QuantizedTensor, block_counts, quantize
+from gemmgen.reference import gemm_reference, relative_difference, tolerance
+from gemmgen.runtime.dtypes import PACKED_SCALES, TORCH_NAMES, numpy_dtype
+from gemmgen.runtime.tensors import is_torch_tensor, read_numpy
+from gemmgen.scale_args import check_scale, scale_copy_of
+from gemmgen.scales import UE8M0, expand_blocks
 from gemmgen.spec import GemmSpec, Operand
+from gemmgen.spec.model import Scale
 from gemmgen.spec.vocabulary import DYNAMIC, rows_contiguous
+from gemmgen.tuning.file import TunedFile
 
 SCHEDULES = ("fifo", "random", "adversarial")
 DEFAULT_DIMS = {"M": 72, "N": 200, "K": 464}
 """A problem with a tail in every dimension, for dimensions that nobody gives."""
 DEFAULT_SMS = 4
 """SMs that the emulated grid is made for: few, so that a CTA visits several tiles."""
-TOLERANCE = 5e-6
-TOLERANCE_WITHOUT_PROMOTION = 1e-2
 PITCH_BYTES = 16
 
 
@@ -112,22 +114,24 @@ def emulate_call(
         D, ``[M, N]``, and the report.
 
     Raises:
-        ArgumentError: an operand is missing or has another shape.
+        ArgumentError: an operand is missing, or has another shape or, if it is a scale, another type.
         EmulationError: the kernel uses something the emulator does not know.
     """
     given = {"a": a, "sa": sa, "b": b, "sb": sb}
-    arrays = {name: _as_numpy(name, value) for name, value in given.items() if value is not None}
     signature = GemmSignature.of(kernel.spec)
+    check_presence(signature, given)
+    arrays = {name: _as_numpy(name, value) for name, value in given.items() if value is not None}
     m, k, n, other_k = signature.sizes(arrays["a"].shape, arrays["b"].shape)
     if other_k != k:
         raise ArgumentError("K differs", where="b", got=other_k, need=f"{k}, as in a",
                             fix=f"pass b as [{', '.join(signature.dims_of('b'))}]")  # fmt: skip
+    scale_copy = _check_scales(signature, arrays, (m, n, k))
     dtype = numpy_dtype(kernel.spec.operands.d.dtype)
     pitch = -(-n * dtype.itemsize // PITCH_BYTES) * PITCH_BYTES // dtype.itemsize
     out = np.zeros((m, pitch), dtype)[:, :n]
     if m == 0 or n == 0 or k == 0:
         return out, Report(completed=True, seed=seed, schedule=schedule)
-    variant = kernel.plan(N=n, K=k, scale_copy=_scale_copy(arrays.get("sa"))).variant_for(m)
+    variant = kernel.plan(N=n, K=k, scale_copy=scale_copy).variant_for(m)
     binary = variant.binary(kernel.strict)
     report = emulate_plan(binary.launch, binary.ptx, {**arrays, "d": out}, (m, n, k), seed=seed, schedule=schedule,
                           numerics=numerics, num_sms=num_sms, source=binary.source)  # fmt: skip
@@ -145,6 +149,7 @@ def verify(
     numerics: str = "hardware",
     num_sms: int = DEFAULT_SMS,
     scale_layout: str = "mn",
+    tuned: TunedFile | None = None,
 ) -> Iterator[Verification]:
     """Verify the kernel that serves a problem; yields the verification after every check, for progress.
 
@@ -158,13 +163,15 @@ def verify(
         numerics: ``hardware`` or ``fp32``.
         num_sms: SMs that the grid is made for.
         scale_layout: ``mn`` or ``k``, the order of row scales; they reach the kernel in different ways.
+        tuned: measured schedules to use.
     """
-    kernel = Kernel(spec, target)
+    kernel = Kernel(spec, target, tuned=tuned)
     n, k = (int(spec.problem.dims[name]) for name in ("N", "K"))
-    (_, sa), _ = random_operands(spec, (m, n, k), 0, scale_layout)
-    done = Verification(spec, m, target, kernel.plan(scale_copy=_scale_copy(sa)).variant_for(m))
-    promoted = spec.operands.a.scale is None or spec.accumulate.promote_every is not None
-    tolerance = TOLERANCE if promoted else TOLERANCE_WITHOUT_PROMOTION
+    (_, sa), (_, sb) = random_operands(spec, (m, n, k), 0, scale_layout)
+    scales = {name: scale for name, scale in (("sa", sa), ("sb", sb)) if scale is not None}
+    scale_copy = _check_scales(GemmSignature.of(spec), scales, (m, n, k))
+    done = Verification(spec, m, target, kernel.plan(scale_copy=scale_copy).variant_for(m))
+    allowed = tolerance(spec, target)
     for seed in range(first_seed, first_seed + seeds):
         (a, sa), (b, sb) = random_operands(spec, (m, n, k), seed, scale_layout)
         plain = dequantized(spec, "a", a, sa), dequantized(spec, "b", b, sb)
@@ -172,7 +179,7 @@ def verify(
         for schedule in schedules:
             found, report = emulate_call(kernel, a, sa, b, sb, seed=seed, schedule=schedule, numerics=numerics,
                                          num_sms=num_sms)  # fmt: skip
-            done.checks.append(Check(report, relative_difference(found.astype(np.float32), expected), tolerance))
+            done.checks.append(Check(report, relative_difference(found.astype(np.float32), expected), allowed))
             yield done
 
 
@@ -191,6 +198,8 @@ def random_operands(
 ) -> tuple[tuple[np.ndarray, np.ndarray | None], tuple[np.ndarray, np.ndarray | None]]:
     """Random A and B as the spec stores them, each with its scales.
 
+    Where scales are powers of two, neighbouring blocks differ by several of them.
+
     Args:
         spec: says element types and scale blocks.
         sizes: M, N and K.
@@ -204,15 +213,26 @@ def random_operands(
     for name, rows in (("a", m), ("b", n)):
         operand: Operand = getattr(spec.operands, name)
         values = generator.standard_normal((rows, k), np.float32)
+        if operand.scale is not None and operand.scale.format == UE8M0:
+            values *= block_factors(operand.scale, (rows, k), generator)
         values = change(values) if change else values
         if operand.scale is None:
             laid_out = values.T if rows_contiguous(spec.problem.layout, name) else values
             made.append((_aligned_rows(laid_out.astype(numpy_dtype(operand.dtype))), None))
             continue
-        quantized = quantize(values, operand.scale.block_extents(rows, k), operand.dtype, scale_major=scale_layout)
+        block = operand.scale.block_extents(rows, k)
+        quantized = quantize(values, block, operand.dtype, operand.scale.format, scale_layout)
         data = quantized.data.T if rows_contiguous(spec.problem.layout, name) else quantized.data
         made.append((_aligned_rows(data), quantized.scale))
     return made[0], made[1]
+
+
+def block_factors(scale: Scale, shape: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
+    """Factors for the elements of a matrix, f32, equal within a block, that spread its blocks over eight binades."""
+    block = scale.block_extents(*shape)
+    counts = block_counts(shape, block)
+    factors = np.ldexp(generator.uniform(0.5, 1, counts), generator.integers(-3, 5, counts))
+    return expand_blocks(factors.astype(np.float32), block, shape)
 
 
 def _aligned_rows(array: np.ndarray) -> np.ndarray:
@@ -230,16 +250,22 @@ def dequantized(spec: GemmSpec, name: str, data: np.ndarray, scale: np.ndarray |
     if scale is None or operand.scale is None:
         return data
     rows, cols = data.T.shape if rows_contiguous(spec.problem.layout, name) else data.shape
-    return QuantizedTensor(data, scale, operand.scale.block_extents(rows, cols), operand.dtype, "mn")
+    extents = operand.scale.block_extents(rows, cols)
+    return QuantizedTensor(data, scale, extents, operand.dtype, "mn", operand.scale.format)
 
 
-def _scale_copy(scale: np.ndarray | None) -> str:
-    """How a kernel takes these row scales, see ``Schedule.scale_copy``."""
-    if scale is None:
-        return "bulk"
-    (rows, columns), (row_bytes, column_bytes) = scale.shape, scale.strides
-    adjacent = rows == 1 or row_bytes == scale.itemsize
-    return "bulk" if adjacent and (columns == 1 or column_bytes % PITCH_BYTES == 0) else "lanes"
+def _check_scales(signature: GemmSignature, arrays: dict[str, np.ndarray], sizes: tuple[int, int, int]) -> str:
+    """Check ``sa`` and ``sb``, replace exponents by words where they lie alike, and say how the kernel takes them."""
+    m, n, k = sizes
+    checked = {}
+    for (name, rule), rows in zip(signature.scales.items(), (m, n), strict=True):
+        if rule is None:
+            continue
+        given = read_numpy(arrays[name], name)
+        checked[name] = check_scale(given, rows, k, rule)
+        if checked[name] is not given:
+            arrays[name] = arrays[name].view(numpy_dtype(PACKED_SCALES))
+    return scale_copy_of(signature.scales, checked)
 
 
 def _as_numpy(name: str, value: Any) -> np.ndarray:

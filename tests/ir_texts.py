@@ -88,6 +88,25 @@ ASYNC = (
 )
 """After ``pipelining{stages=3,scale_copy=lanes}``: a warp's lanes copy all scales."""
 
+_WORDS_HEAD = (
+    HEAD.replace("%sa: gmem<f32, [M, 2]>", "%sa: gmem<ue8m0x4, [M, 2]>")
+    .replace("%sb: gmem<f32, [2, 2]>", "%sb: gmem<ue8m0x4, [192, 1]>")
+    .replace("{block=[1, 128]} : smem<f32, [128]>", "{block=[1, 128]} : smem<ue8m0x4, [128]>")
+    .replace("{block=[128, 128]} : smem<f32, [1]>", "{block=[1, 512]} : smem<ue8m0x4, [128]>")
+)
+WORDS = f"""\
+{_WORDS_HEAD}\
+      %next = tile.scaled_mma(acc=%acc, a=%at, b=%bt, scale_a=%sat, scale_b=%sbt, row=%m0, col=%n0) \
+{{vector_a=32, vector_b=128}} : frag<f32, [128, 64]>
+{TAIL}"""
+"""What the frontend builds where scales are powers of two, four to a word; 32 of A's elements share one, 128 of B's."""
+WORDS_PROMOTED = f"""\
+{_WORDS_HEAD}\
+      %next = tile.mma(a=%at, b=%bt, acc=%acc, scale_a=%sat, scale_b=%sbt) \
+{{vector_a=32, vector_b=128}} : frag<f32, [128, 64]>
+{TAIL}"""
+"""After ``promotion{block_scaled=true}``."""
+
 
 def edited(text: str, *changes: tuple[str, str]) -> str:
     """``text`` with each ``old`` replaced by ``new``, once; ``old`` must occur."""
@@ -105,6 +124,17 @@ def opt(text: str, passes: str = "") -> str:
 def body_of(text: str) -> list[str]:
     """The lines of a module without indentation, braces and header."""
     return [line.strip() for line in text.splitlines()[1:] if line.strip() != "}"]
+
+
+def roles_of(text: str) -> dict[str, list[str]]:
+    """The lines of each role by its name, its own first."""
+    roles: dict[str, list[str]] = {}
+    found: list[str] = []
+    for line in body_of(text):
+        if line.startswith("async.role("):
+            found = roles[line.partition('name="')[2].partition('"')[0]] = []
+        found.append(line)
+    return roles
 
 
 def refused(text: str, *parts: str, passes: str = "") -> IRError:

@@ -260,7 +260,7 @@ class SmallCompiler:
     builds: list[str] = field(default_factory=list)
     body: str = ""
 
-    def plan(self, spec: GemmSpec, target: str, scale_copy: str = "bulk") -> tuple[Entry, ...]:
+    def plan(self, spec: GemmSpec, target: str, scale_copy: str = "bulk", tuned: Any = None) -> tuple[Entry, ...]:
         self.plans += 1
         return Entry(1, 64, "small"), Entry(65, None, "large")
 

@@ -23,10 +23,10 @@ import pytest
 
 from gemmgen.cli import main
 from gemmgen.cli.build import Request
-from gemmgen.cli.measurement import Measurement, measure, problem_bytes
+from gemmgen.cli.measurement import Measurement, measure
 from gemmgen.cli.options import parse_dims
-from gemmgen.cli.run_command import why_not_executed
 from gemmgen.errors import GemmgenWarning, SpecError
+from gemmgen.gpu_problem import problem_bytes, why_not_executed
 from gemmgen.passes.base import Pass
 from gemmgen.runtime.launch_plan import LaunchPlan, PointerParam, ScalarParam
 from gemmgen.schedule import Schedule
@@ -65,7 +65,7 @@ class StandInArtifact:
 class StandInCompiler:
     """Two kernels for every (N, K)."""
 
-    def plan(self, spec: GemmSpec, target: str, scale_copy: str = "bulk") -> list[Any]:
+    def plan(self, spec: GemmSpec, target: str, scale_copy: str = "bulk", tuned: Any = None) -> list[Any]:
         small, large = Schedule((64, 64, 128), 4, swap_ab=True), Schedule((128, 128, 128), 5)
         return [
             SimpleNamespace(m_min=0, m_max=64, schedule=small),
@@ -190,8 +190,8 @@ class StandInKernel:
 
 @pytest.mark.parametrize(("factor", "passed"), [(1.0, True), (1.01, False), (float("nan"), False)])
 def test_measure(monkeypatch: pytest.MonkeyPatch, factor: float, passed: bool) -> None:
-    monkeypatch.setattr("gemmgen.compile", lambda spec, target: StandInKernel(factor))
-    monkeypatch.setattr("gemmgen.cli.measurement.MAX_SETS", 2)
+    monkeypatch.setattr("gemmgen.compile", lambda spec, target, tuned: StandInKernel(factor))
+    monkeypatch.setattr("gemmgen.gpu_problem.MAX_SETS", 2)
     monkeypatch.setattr("gemmgen.cli.measurement.time_launches_us", lambda launches: 2.0 * len(launches))
     monkeypatch.setattr("gemmgen.runtime.driver.device_properties", lambda _: SimpleNamespace(name="a GPU"))
     spec = load_spec("fp8_gemm_nt").bind(N=128, K=200)
@@ -427,6 +427,11 @@ def test_problem_bytes() -> None:
     spec = load_spec("fp8_gemm_nt")
     # A 3×200 and B 130×200 bytes, D 3×130 bf16; scales 3×2 and 2×2 f32.
     assert problem_bytes(spec, 3, 130, 200) == 600 + 26000 + 780 + 4 * (6 + 4)
+    values = spec.to_dict() | {"accumulate": {"dtype": "f32"}}
+    for name in "ab":
+        values["operands"][name]["scale"] = {"block": [1, 32], "format": "ue8m0"}
+    # 7 blocks of 32 make two words per row.
+    assert problem_bytes(load_spec(values), 3, 130, 200) == 600 + 26000 + 780 + 4 * (6 + 260)
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -75,7 +75,7 @@ def test_verify_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_verify_fails_on_a_wrong_value(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("gemmgen.verification.TOLERANCE", 0.0)
+    monkeypatch.setattr("gemmgen.reference.TOLERANCE", 0.0)
     dims = ("--dim", "M=8", "--dim", "N=64", "--dim", "K=144")
     assert _run("verify", "fp8_gemm_nt", "--target", "sm_90a", *dims, "--schedule", "fifo") == 1
     assert "FAILED" in capsys.readouterr().out

@@ -170,8 +170,8 @@ class StandIn:
 
 @pytest.mark.parametrize(("factor", "passed"), [(1.0, True), (1.01, False)])
 def test_runs_are_measured_in_the_layout(monkeypatch: pytest.MonkeyPatch, factor: float, passed: bool):
-    monkeypatch.setattr("gemmgen.compile", lambda spec, target: StandIn(factor))
-    monkeypatch.setattr("gemmgen.cli.measurement.MAX_SETS", 1)
+    monkeypatch.setattr("gemmgen.compile", lambda spec, target, tuned: StandIn(factor))
+    monkeypatch.setattr("gemmgen.gpu_problem.MAX_SETS", 1)
     monkeypatch.setattr("gemmgen.cli.measurement.time_launches_us", lambda launches: 2.0)
     monkeypatch.setattr("gemmgen.runtime.driver.device_properties", lambda _: SimpleNamespace(name="a GPU"))
     spec = load_spec("bf16_gemm_tn").bind(N=101, K=200)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from ir_texts import CASES, SPECS, TARGET, TILE, spec_of
+from ir_texts import CASES, SPECS, TARGET, TILE, WORDS, spec_of
+from sm100_cases import CASES as BLACKWELL_CASES
+from sm100_cases import with_scale_blocks
 
 from gemmgen.frontend import build_tile_module, scales_per_tile
 from gemmgen.ir import print_module, verify
@@ -46,6 +50,52 @@ def test_scales_per_tile_counts_every_start(extent: int, block: int, count: int)
     """The most blocks that any tile starting at a multiple of its extent touches."""
     starts = range(0, extent * block, extent)
     assert scales_per_tile(extent, block) == count == max((s + extent - 1) // block - s // block + 1 for s in starts)
+
+
+def test_scales_that_are_powers_of_two_come_four_to_a_word():
+    """32 elements of A's K and 128 of B's share a scale: 128 and 512 share a word."""
+    spec = with_scale_blocks(BLACKWELL_CASES["packed"], 32, 128).spec
+    spec = replace(spec, problem=replace(spec.problem, dims={**spec.problem.dims, "N": 192, "K": 256}))
+    lines = print_module(build_tile_module(spec, SMALL, TARGET))
+    assert lines == WORDS.replace("@k", f"@{spec.name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "k", "words", "block"),
+    [
+        ("mxfp8_gemm_nt", 256, 2, 128),
+        ("mxfp8_gemm_nt", 272, 3, 128),
+        ("mxfp8_gemm_tn", 16, 1, 128),
+        ("fp8_gemm_nt_ue8m0", 512, 1, 512),
+        ("fp8_gemm_nt_ue8m0", 528, 2, 512),
+    ],
+)
+def test_words_along_k(name: str, k: int, words: int, block: int):
+    """Scales are those of blocks of [rows, K], however the data lies."""
+    lines = text(name, k=k)
+    assert f"%sa: gmem<ue8m0x4, [M, {words}]>" in lines
+    assert f"%sb: gmem<ue8m0x4, [192, {words}]>" in lines
+    for name, row in (("a", "m0"), ("b", "n0")):
+        load = f"%s{name}t = tile.load_scales(source=%s{name}, row=%{row}, col=%k0) {{block=[1, {block}]}}"
+        assert f"{load} : smem<ue8m0x4, [128]>" in lines
+
+
+@pytest.mark.parametrize(
+    ("tile", "a", "b"),
+    [((128, 16, 128), 128, 128), ((128, 128, 128), 128, 128), ((128, 192, 128), 128, 256), ((16, 128, 128), 128, 128),
+     ((128, 256, 128), 128, 256)],
+)  # fmt: skip
+def test_words_come_in_groups_of_128_rows(tile: tuple[int, int, int], a: int, b: int):
+    lines = text("mxfp8_gemm_nt", schedule=Schedule(tile, 3))
+    assert f"{{block=[1, 128]}} : smem<ue8m0x4, [{a}]>" in lines
+    assert [int(part.split("]")[0]) for part in lines.split("smem<ue8m0x4, [")[1:]] == [a, b]
+
+
+def test_row_scales_of_both_operands():
+    lines = text("fp8_gemm_nt_1d1d")
+    assert "%sb: gmem<f32, [192, 2]>" in lines
+    assert "%sbt = tile.load_scales(source=%sb, row=%n0, col=%k0) {block=[1, 128]} : smem<f32, [64]>" in lines
+    assert "vector_a" not in lines
 
 
 def test_ragged_extents_keep_their_size():

@@ -15,6 +15,7 @@ from runtime_fakes import (
     CONTEXT_BASE,
     E4M3,
     NUM_SMS,
+    SPEC_VALUES,
     DeviceArray,
     FakeCuda,
     SmallCompiler,
@@ -29,6 +30,7 @@ from gemmgen.quantization import quantize
 from gemmgen.reference import gemm_reference, relative_difference
 from gemmgen.runtime import disassemble, tensors
 from gemmgen.runtime.cache import Cache
+from gemmgen.spec import load_spec
 
 BF16_ROUNDING = 1e-5
 
@@ -269,6 +271,67 @@ def test_wrong_call_forms_are_named(cuda: FakeCuda, on_gpu: dict[str, int], argu
     with pytest.raises(ArgumentError) as caught:
         make_kernel()(*arguments(*operands(5)))
     assert caught.value.where == where
+
+
+def packed_kernel(length: int) -> Kernel:
+    values = {**SPEC_VALUES, "operands": {
+        **SPEC_VALUES["operands"],
+        "a": {"dtype": "e4m3", "scale": {"block": [1, length], "format": "ue8m0"}},
+        "b": {"dtype": "e4m3", "scale": {"block": [1, 128], "format": "ue8m0"}},
+    }}  # fmt: skip
+    return Kernel(load_spec(values), "sm_100a", cache=Cache(None), compiler=SmallCompiler())
+
+
+@pytest.mark.parametrize(
+    ("length", "given", "got", "fix"),
+    [
+        (
+            32,
+            quantize(torch.zeros(5, 272)),
+            "block (1, 128), f32 scales",
+            'quantize(x, block=(1, 32), scale_format="ue8',
+        ),
+        (32, quantize(torch.zeros(5, 272), (1, 128), "e4m3", "ue8m0"), "block (1, 128), ue8m0", "block=(1, 32)"),
+        (128, quantize(torch.zeros(5, 272)), "block (1, 128), f32 scales", "gemmgen.pack_scales(q)"),
+        (128, quantize(torch.zeros(5, 272), (128, 128)), "block (128, 128), f32", "requantize=True"),
+    ],
+)
+def test_other_scales_than_the_packed_ones_are_named(length: int, given: Any, got: str, fix: str) -> None:
+    qb = quantize(torch.zeros(208, 272), (1, 128), "e4m3", "ue8m0")
+    with pytest.raises(ArgumentError) as caught:
+        packed_kernel(length)(given, qb)
+    assert caught.value.where == "a"
+    assert str(caught.value.got).startswith(got)
+    assert caught.value.need == f"block (1, {length}), ue8m0 scales"
+    assert fix in str(caught.value.fix)
+
+
+def test_packed_scales_are_named_where_plain_ones_are_needed(cuda: FakeCuda, on_gpu: dict[str, int]) -> None:
+    _, qb = operands(5)
+    with pytest.raises(ArgumentError, match="another format") as caught:
+        make_kernel()(quantize(torch.zeros(5, 272), (1, 128), "e4m3", "ue8m0"), qb)
+    assert caught.value.where == "a"
+    assert caught.value.fix == "pass gemmgen.quantize(x, block=(1, 128))"
+
+
+def test_packed_calls_choose_the_plan_by_both_operands(
+    cuda: FakeCuda, on_gpu: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = packed_kernel(32)
+    chosen: list[str] = []
+
+    def stop(n: int, k: int, scale_copy: str) -> Any:
+        chosen.append(scale_copy)
+        raise NotCompiledError("stopped")
+
+    monkeypatch.setattr(kernel, "_plan_for", stop)
+    monkeypatch.setattr(kernel, "_check_device", lambda device: None)
+    for a, b in (("mn", "mn"), ("k", "mn"), ("mn", "k")):
+        qa = quantize(torch.zeros(5, 272), (1, 32), "e4m3", "ue8m0", a)
+        qb = quantize(torch.zeros(208, 272), (1, 128), "e4m3", "ue8m0", b)
+        with pytest.raises(NotCompiledError):
+            kernel(qa, qb)
+    assert chosen == ["bulk", "lanes", "bulk"]  # one column of words, as B has here, is adjacent in either layout
 
 
 def test_everything_can_be_looked_at_without_a_gpu() -> None:

@@ -13,9 +13,10 @@ from gemmgen.errors import ArgumentError
 from gemmgen.kernel_args import ArgumentChecker, GemmSignature, overlaps
 from gemmgen.runtime import tensors
 from gemmgen.runtime.tensors import TensorArg
+from gemmgen.scale_args import ScaleRule
 
 FP8 = torch.float8_e4m3fn
-SIGNATURE = GemmSignature("e4m3", (1, 128), "e4m3", (128, 128), "bf16")
+SIGNATURE = GemmSignature("e4m3", ScaleRule((1, 128)), "e4m3", ScaleRule((128, 128)), "bf16")
 M, N, K = 6, 208, 272
 
 
@@ -154,7 +155,7 @@ def test_one_row_may_have_any_pitch() -> None:
 
 @pytest.mark.parametrize(("changes", "dim"), [({"n": 216}, "N"), ({"k": 256}, "K"), ({"m": 7}, "M")])
 def test_dimensions_that_the_kernel_fixes(changes: dict[str, int], dim: str) -> None:
-    signature = GemmSignature("e4m3", (1, 128), "e4m3", (128, 128), "bf16", m=M, n=N, k=K)
+    signature = GemmSignature("e4m3", ScaleRule((1, 128)), "e4m3", ScaleRule((128, 128)), "bf16", m=M, n=N, k=K)
     ArgumentChecker(signature).check(operands())
     with pytest.raises(ArgumentError, match=f"another {dim}"):
         ArgumentChecker(signature).check(operands(**changes))
@@ -166,7 +167,7 @@ def test_unscaled_operands_and_whole_row_scales() -> None:
     assert unscaled.check({**call, "sa": None, "sb": None}).k == K
     with pytest.raises(ArgumentError, match="takes no scales"):
         unscaled.check({**call, "sa": torch.ones(M, 3)})
-    whole = ArgumentChecker(GemmSignature("e4m3", ("M", "K"), "e4m3", (1, "K"), "bf16"))
+    whole = ArgumentChecker(GemmSignature("e4m3", ScaleRule(("M", "K")), "e4m3", ScaleRule((1, "K")), "bf16"))
     assert whole.check({**operands(), "sa": torch.ones(1, 1), "sb": torch.ones(N, 1)}).n == N
 
 

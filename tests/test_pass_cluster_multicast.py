@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from ir_texts import ASYNC, PROMOTED, edited, opt, refused
+from ir_texts import ASYNC, PROMOTED, WORDS_PROMOTED, body_of, edited, opt, refused
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,17 @@ def test_the_common_operand_is_shared(cluster: str, shared: str):
             f'source={shared}, col=%k0) {{buffer="{name}", multicast={size}}}',
         ),
     )
+
+
+def test_a_ring_that_nobody_else_writes_into_stays_the_ctas_own():
+    """Words land for each CTA by itself, so the ones that it has read are free without the others."""
+    lines = body_of(opt(WORDS_PROMOTED, "pipelining{stages=3},cluster-multicast{cluster=[2, 1]}"))
+    rings = {line.split()[0]: line for line in lines if "async.ring()" in line}
+    assert rings["%ring"].endswith("cluster=2} : ring<3>")
+    assert rings["%words"].endswith("]} : ring<3>")
+    assert [line for line in lines if "multicast" in line] == [
+        'async.load(ring=%ring, source=%b, row=%n0, col=%k0) {buffer="b", multicast=2}'
+    ]
 
 
 def test_a_cluster_of_one_changes_nothing():

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from ir_texts import ASYNC, HEAD, PROMOTED, TAIL, TILE, edited, opt, refused
+from ir_texts import ASYNC, HEAD, PROMOTED, TAIL, TILE, WORDS, WORDS_PROMOTED, edited, opt, refused
 
 PLAIN = edited(
     TILE,
@@ -46,3 +46,19 @@ def test_shapes_must_agree():
     wrong = edited(HEAD, ("smem<e4m3, [64, 128]>", "smem<e4m3, [32, 128]>")) + TILE[len(HEAD) :]
     assert wrong.endswith(TAIL)
     refused(wrong, "shapes of a matrix product", "need: [128, 32]", passes="promotion")
+
+
+def test_scales_in_words_go_to_the_tensor_core():
+    """It adds to the accumulator itself, so there is nothing to promote."""
+    assert opt(WORDS, "promotion{block_scaled=true}") == WORDS_PROMOTED
+
+
+def test_a_target_that_takes_no_scales_refuses_words():
+    error = refused(WORDS, "the tensor core does not take scales", "a target that multiplies with them",
+                    passes="promotion")  # fmt: skip
+    assert "tile.scaled_mma" in str(error.where)
+    assert error.got == "scales as powers of two"
+
+
+def test_fp32_scales_are_promoted_whatever_the_target():
+    assert opt(TILE, "promotion{block_scaled=true}") == PROMOTED

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from ir_texts import ASYNC, PROMOTED, edited, opt, refused
+from ir_texts import ASYNC, PROMOTED, WORDS_PROMOTED, edited, opt, refused
 
 SWAPPED = edited(
     PROMOTED,
@@ -43,6 +43,13 @@ def test_scales_of_the_whole_row_follow_their_operand():
     )  # fmt: skip
     text = opt(scaled, "swap-operands")
     assert "tile.scale(value=%sum, row_scale=%sb, col_scale=%sa, row=%n0, col=%m0) : frag<f32, [64, 128]>" in text
+
+
+def test_words_and_how_far_they_reach_follow_their_operand():
+    text = opt(WORDS_PROMOTED, "swap-operands")
+    product = "tile.mma(a=%bt, b=%at, acc=%acc, scale_a=%sbt, scale_b=%sat) {vector_a=128, vector_b=32}"
+    assert f"{product} : frag<f32, [64, 128]>" in text
+    assert opt(text, "swap-operands") == opt(WORDS_PROMOTED)
 
 
 def test_the_async_level_is_too_late():

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from ir_texts import ASYNC, PROMOTED, edited, opt, refused, rejected
+from ir_texts import ASYNC, PROMOTED, WORDS_PROMOTED, edited, opt, refused, rejected
 
 from gemmgen.errors import ScheduleError
 
@@ -49,3 +49,40 @@ def test_columns_stay_inside_and_apart():
 
 def test_the_tile_level_is_too_early():
     refused(PROMOTED, "pass tensor-memory-allocation does not apply here", passes="tensor-memory-allocation")
+
+
+def with_scales(stages: int, accumulators: int, passes: str = "") -> str:
+    """Words of 128 rows of a and of b: 4 columns each, for every stage."""
+    return opt(WORDS_PROMOTED, f"pipelining{{stages={stages}}},{passes}{PASSES.format(accumulators)}")
+
+
+@pytest.mark.parametrize(
+    ("stages", "accumulators", "first", "allocated"),
+    [(3, 2, 128, 256), (8, 1, 64, 128), (9, 1, 64, 256), (2, 4, 256, 512)],
+)
+def test_scales_lie_behind_the_accumulators(stages: int, accumulators: int, first: int, allocated: int):
+    text = with_scales(stages, accumulators)
+    assert f"scale_offset={first}}}" in text
+    assert f"{{tmem_columns={allocated}}}" in text
+    assert first + 8 * stages <= allocated
+
+
+def test_scales_have_columns_for_every_stage():
+    """448 columns of sums leave 64: 8 stages of 8, and no ninth."""
+    assert "tmem_columns=512" in with_scales(8, 7)
+    with pytest.raises(ScheduleError, match="more tensor memory than a CTA has") as caught:
+        with_scales(9, 7)
+    message = str(caught.value)
+    assert "got: 520 columns" in message
+    assert "need: at most 512" in message
+    assert "with scales in tensor memory fewer stages" in message
+
+
+def test_a_pair_has_columns_as_a_cta_alone_has():
+    """Each CTA has its own rows of the sums, and copies of all of b's scales."""
+    assert "scale_offset=128}" in with_scales(3, 2, "cta-pairs,")
+    assert "tmem_columns=256" in with_scales(3, 2, "cta-pairs,")
+
+
+def test_products_without_scales_need_no_columns_for_them():
+    assert "scale_offset" not in opt(ASYNC, PASSES.format(2))

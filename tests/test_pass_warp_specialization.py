@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from ir_texts import ASYNC, PROMOTED, body_of, edited, opt, refused
+from ir_texts import ASYNC, PROMOTED, WORDS_PROMOTED, body_of, edited, opt, refused, roles_of
 
 LOADING = [
     "tile.for_tiles() {rows=M, cols=192, tile=[128, 64]} do (%m0_@: index, %n0_@: index) {",
@@ -13,11 +13,7 @@ LOADING = [
 
 def role(text: str, name: str) -> list[str]:
     """The lines of one role, its own first."""
-    lines = body_of(text)
-    start = next(i for i, line in enumerate(lines) if f'async.role() {{name="{name}"' in line)
-    rest = lines[start + 1 :]
-    end = next((i for i, line in enumerate(rest) if line.startswith("async.role(")), len(rest))
-    return [lines[start], *rest[:end]]
+    return roles_of(text)[name]
 
 
 def test_loads_and_products_part():
@@ -85,3 +81,69 @@ def test_a_role_has_warps():
 
 def test_the_tile_level_is_too_early():
     refused(PROMOTED, "pass warp-specialization does not apply here", passes="warp-specialization")
+
+
+PLAIN = edited(
+    PROMOTED,
+    ("row_scale=%sat, col_scale=%sbt, ", ""),
+    (" {col_block=128}", ""),
+    ('      %sat = tile.load_scales(source=%sa, row=%m0, col=%k0) {block=[1, 128]} : smem<f32, [128]>\n', ""),
+    ('      %sbt = tile.load_scales(source=%sb, row=%n0, col=%k0) {block=[128, 128]} : smem<f32, [1]>\n', ""),
+)  # fmt: skip
+STEPS = ("async.acquire", "async.commit", "async.wait", "async.release")
+
+
+def turns(text: str, name: str) -> list[str]:
+    """What a role does with the stages of rings, in order."""
+    return [line.removeprefix("async.").replace("(ring=%", " ").rstrip(")") for line in role(text, name)
+            if line.startswith(STEPS)]  # fmt: skip
+
+
+def test_a_promoting_role_that_reads_no_scales_leaves_the_operands_stages_alone():
+    """Its warps would only delay the stage, and the barrier would count them."""
+    text = opt(PLAIN, "pipelining,warp-specialization{accumulators=2}")
+    assert turns(text, "math") == ["wait parts", "release parts"]
+    assert not [line for line in role(text, "math") if "%ring" in line]
+    assert turns(text, "mma") == ["wait ring", "acquire parts", "commit parts", "release ring"]
+
+
+def test_a_promoting_role_that_reads_scales_waits_for_them():
+    text = opt(ASYNC, "warp-specialization{accumulators=2}")
+    assert turns(text, "math") == ["wait ring", "wait parts", "release parts", "release ring"]
+    assert turns(text, "mma") == ["wait ring", "acquire parts", "commit parts", "release ring"]
+    assert "%sat" not in "".join(role(text, "mma"))
+
+
+def test_words_go_from_ring_to_ring_by_a_role_of_their_own():
+    text = opt(WORDS_PROMOTED, "pipelining{stages=3},warp-specialization{accumulators=2}")
+    assert turns(text, "load") == ["acquire words", "commit words", "acquire ring", "commit ring"]
+    assert turns(text, "scales") == ["acquire ring", "wait words", "release words", "commit ring"]
+    assert turns(text, "math") == ["wait parts", "release parts"]
+    assert turns(text, "mma") == ["acquire parts", "wait ring", "release ring", "commit parts"]
+    (product,) = [line for line in role(text, "mma") if line.startswith("async.mma(")]
+    assert "scale_a=%sat_1, scale_b=%sbt_1" in product
+    assert '{buffer="part", accumulate=true, vector_a=32, vector_b=128}' in product
+    arranged = [line for line in role(text, "scales") if line.startswith("async.arrange")]
+    assert len(arranged) == 2
+    assert not [name for name in ("load", "math", "mma") if any("async.arrange" in line for line in role(text, name))]
+
+
+def test_gathered_words_need_no_other_ring():
+    text = opt(WORDS_PROMOTED, "pipelining{stages=3,scale_copy=lanes},warp-specialization{accumulators=2}")
+    assert turns(text, "load") == turns(text, "scales") == ["acquire ring", "commit ring"]
+    assert sum("arranged=true" in line for line in role(text, "scales")) == 2
+
+
+def test_scales_of_a_pair_are_waited_for_by_those_who_read_them():
+    text = opt(ASYNC, "cta-pairs,warp-specialization{accumulators=2}")
+    assert turns(text, "load") == ["acquire ring", "commit ring"]
+    assert turns(text, "scales") == ["acquire scales", "commit scales"]
+    assert turns(text, "math") == ["wait scales", "wait parts", "release parts", "release scales"]
+    assert turns(text, "mma") == ["wait ring", "acquire parts", "commit parts", "release ring"]
+    assert '%parts = async.ring() {buffers=[#buffer{name="part"' in text
+    (parts,) = [line for line in body_of(text) if line.startswith("%parts")]
+    assert parts.endswith("ctas=2} : ring<2>")
+
+
+def test_without_tensor_memory_the_math_role_keeps_all_that_it_reads():
+    assert turns(opt(PLAIN, "pipelining,warp-specialization"), "math") == ["wait ring", "release ring"]

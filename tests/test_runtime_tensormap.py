@@ -61,6 +61,15 @@ def test_address_rule() -> None:
     assert caught.value.need == "slices that start at a multiple of 8 elements"
 
 
+def test_packed_scales_are_words_to_the_driver(cuda: FakeCuda) -> None:
+    block = (ctypes.c_char * 256)()
+    destination = ctypes.addressof(block) + -ctypes.addressof(block) % 128
+    words = TensorArg("sa", 0x2000, (100, 5), (1, 104), "i32", 0)
+    MapWriter(TensorMapParam("tma_sa", "sa", "ue8m0x4", (128, 1), "none", transposed=True)).write(destination, words)
+    found = struct.unpack("<5Q", ctypes.string_at(destination, 40))
+    assert found == (0x2000, 100, 5, 416, int(real.CUtensorMapDataType.CU_TENSOR_MAP_DATA_TYPE_UINT32))
+
+
 def test_the_encoder_gets_the_operand_and_the_parameter(cuda: FakeCuda) -> None:
     seen: list[Any] = []
     original = cuda._encode_tiled

@@ -7,7 +7,8 @@ from ir_texts import spec_of
 from sm100_cases import CASES, NUM_SMS, TARGET, built, emulated
 
 from gemmgen import compiler
-from gemmgen.verification import SCHEDULES, TOLERANCE, verify
+from gemmgen.reference import TOLERANCE
+from gemmgen.verification import SCHEDULES, verify
 
 
 @pytest.mark.parametrize("schedule", ["random", "adversarial"])

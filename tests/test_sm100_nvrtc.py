@@ -6,11 +6,13 @@ import re
 
 import pytest
 from ir_texts import spec_of
-from sm100_cases import CASES, TARGET, built
+from sm100_cases import CASES, TARGET, built, schedule_of
 
 from gemmgen import compiler
 from gemmgen.backends.sm90.hardware import launch_registers
 from gemmgen.backends.sm100.heuristics import PLAIN_COLUMNS
+from gemmgen.backends.sm100.ops import TmaLoadOp, TmaLoadScalesOp
+from gemmgen.ir.rewrite import walk
 from gemmgen.runtime import nvrtc
 
 
@@ -29,8 +31,47 @@ def test_case(name: str):
     compiled = check(built(name))
     assert compiled.ptx is not None
     assert ".target sm_100a" in compiled.ptx
-    kind = "f8f6f4" if CASES[name].spec.operands.a.dtype == "e4m3" else "f16"
-    assert f"tcgen05.mma.cta_group::1.kind::{kind}" in compiled.ptx
+    assert products(compiled.ptx) == {f"tcgen05.mma.cta_group::{schedule_of(name).cta_group}.kind::{kind_of(name)}"}
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if schedule_of(name).cta_group == 2])
+def test_all_that_a_pair_does_is_the_pairs(name: str):
+    """Operands are counted at the first CTA's barrier, scales that a CTA needs for itself are not."""
+    ptx = check(built(name)).ptx
+    assert ptx is not None
+    grouped = set(re.findall(r"\btcgen05\.(\w+)\.cta_group::2", ptx))
+    assert grouped >= {"mma", "commit", "alloc", "dealloc", "relinquish_alloc_permit"}
+    assert ("cp" in grouped) == ("block_scale" in kind_of(name))
+    assert "cta_group::1" not in ptx
+    module = built(name).result.module
+    operands = [op for op in walk(module) if isinstance(op, TmaLoadOp)]
+    slabs = sum(op.slabs for op in operands)
+    assert {op.barriers.name for op in operands} == {"full"}
+    assert len(re.findall(r"cp\.async\.bulk\.tensor\.2d\.cta_group::2\.shared::cluster\.global", ptx)) == slabs
+    by_engine = [op for op in walk(module) if isinstance(op, TmaLoadScalesOp)]
+    alone = re.findall(r"cp\.async\.bulk\.tensor\.2d\.shared::cluster\.global", ptx)
+    assert len(alone) == len(by_engine)
+
+
+@pytest.mark.parametrize("name", ["plain", "mx"])
+def test_a_cta_alone_has_nothing_of_a_pair(name: str):
+    ptx = check(built(name)).ptx
+    assert ptx is not None
+    assert "cta_group::2" not in ptx
+    assert "barrier.cluster" not in ptx
+
+
+def products(ptx: str) -> set[str]:
+    """The instructions that multiply, without their operands."""
+    return set(re.findall(r"tcgen05\.mma\.\S+", ptx))
+
+
+def kind_of(name: str) -> str:
+    """What follows ``kind::`` in a case's products."""
+    a = CASES[name].spec.operands.a
+    if a.scale is not None and a.scale.format == "ue8m0":
+        return "mxf8f6f4.block_scale"
+    return "f8f6f4" if a.dtype == "e4m3" else "f16"
 
 
 @pytest.mark.parametrize("columns", PLAIN_COLUMNS)

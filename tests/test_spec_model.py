@@ -94,6 +94,7 @@ schedule:
   scheduler: auto
   split_k: auto
   swap_ab: true
+  cta_group: auto
   raster: {group: auto, along: auto}
   pdl: auto
   epilogue_overlap: auto

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from ir_texts import PROMOTED, TILE, edited, opt, rejected
+from ir_texts import PROMOTED, TILE, WORDS, WORDS_PROMOTED, edited, opt, rejected
 
 from gemmgen.errors import IRError
 from gemmgen.ir import Value
-from gemmgen.ir.tile_ops import check_mma, extents, mem
-from gemmgen.ir.types import E4M3, F32, INDEX, frag, gmem, smem
+from gemmgen.ir.tile_ops import check_mma, check_scale_words, extents, mem
+from gemmgen.ir.types import E4M3, F32, INDEX, UE8M0, UE8M0X4, frag, gmem, smem
 from gemmgen.spec.dims import symbol
 
 LOOP_HEAD = "tile.for_tiles() {rows=M, cols=192, tile=[128, 64]}"
@@ -16,7 +16,7 @@ SCALE = "    %out = tile.map(acc=%sum)"
 SCALED = "    %x = tile.scale(value=%sum, row_scale=%sa, col_scale=%sb, row=%m0, col=%n0) : frag<f32, [128, 64]>\n"
 
 
-@pytest.mark.parametrize("text", [TILE, PROMOTED])
+@pytest.mark.parametrize("text", [TILE, PROMOTED, WORDS, WORDS_PROMOTED])
 def test_the_base_texts_are_legal(text: str):
     assert opt(text) == text
 
@@ -99,3 +99,37 @@ def test_check_mma(a: tuple[int, int], b: tuple[int, int], acc: tuple[int, int])
     check_mma(Value("a", smem(E4M3, 64, 128)), Value("b", smem(E4M3, 32, 128)), Value("c", frag(F32, 64, 32)))
     with pytest.raises(IRError, match="shapes of a matrix product"):
         check_mma(Value("a", smem(E4M3, *a)), Value("b", smem(E4M3, *b)), Value("c", frag(F32, *acc)))
+
+
+def test_two_ctas_have_half_of_b_each():
+    a, half, acc = Value("a", smem(E4M3, 64, 128)), Value("b", smem(E4M3, 16, 128)), Value("c", frag(F32, 64, 32))
+    check_mma(a, half, acc, ctas=2)
+    check_mma(a, Value("b", smem(E4M3, 128, 16)), acc, trans_b=True, ctas=2)
+    with pytest.raises(IRError, match="shapes of a matrix product") as caught:
+        check_mma(a, half, acc)
+    assert caught.value.need == "[64, 16]"
+    with pytest.raises(IRError, match="shapes of a matrix product"):
+        check_mma(a, Value("b", smem(E4M3, 32, 128)), acc, ctas=2)
+
+
+def test_scale_words_say_how_far_they_reach():
+    words = Value("s", smem(UE8M0X4, 128))
+    check_scale_words(None, 0)
+    check_scale_words(words, 32)
+    for scale, vector in ((words, 0), (None, 32), (Value("s", smem(F32, 128)), 0), (Value("s", smem(UE8M0, 128)), 32)):
+        with pytest.raises(IRError, match="scales of a matrix product") as caught:
+            check_scale_words(scale, vector)
+        assert "ue8m0x4" in str(caught.value.need)
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (("vector_a=32, ", ""), ("scales of a matrix product", "got: smem<ue8m0x4, [128]>, 0 elements of K each")),
+        ((", scale_b=%sbt", ""), ("scales of a matrix product", "got: none, 128 elements of K each")),
+        (("scale_a=%sat", "scale_a=%acc"), ("scales of a matrix product", "got: frag<f32, [128, 64]>, 32 elements")),
+        (("vector_b=128}", "vector_b=128, ctas=2}"), ("shapes of a matrix product", "need: [128, 128]")),
+    ],
+)
+def test_rule_of_products_with_scales(change: tuple[str, str], parts: tuple[str, ...]):
+    rejected(edited(WORDS_PROMOTED, change), *parts)

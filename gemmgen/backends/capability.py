@@ -31,6 +31,7 @@ class Capability:
         max_cluster: CTAs per cluster without the non-portable opt-in.
         tensor_core_bits: fraction bits that an FP8 product sum keeps; promotion exists because of it.
         block_scaled_mma: the tensor core applies block scales itself.
+        cta_pairs: two CTAs of a cluster can multiply together.
         tensor_memory: accumulators live in tensor memory, 128 lanes of ``tensor_memory_columns`` 32-bit words.
     """
 
@@ -48,6 +49,7 @@ class Capability:
     max_cluster: int = 8
     tensor_core_bits: int = 13
     block_scaled_mma: bool = False
+    cta_pairs: bool = False
     tensor_memory: bool = False
 
     @property
@@ -62,11 +64,11 @@ _CAPABILITIES = {
         Capability("sm_90a", "sm90", (9, 0), "H100, H200, H20", sms=132),
         Capability(
             "sm_100a", "sm100", (10, 0), "B200, GB200", sms=148, tensor_core_bits=25, block_scaled_mma=True,
-            tensor_memory=True,
+            cta_pairs=True, tensor_memory=True,
         ),
         Capability(
             "sm_103a", "sm100", (10, 3), "B300, GB300", sms=148, tensor_core_bits=25, block_scaled_mma=True,
-            tensor_memory=True,
+            cta_pairs=True, tensor_memory=True,
         ),
     )
 }  # fmt: skip

@@ -24,6 +24,10 @@ class MRanges:
         """The M for which a plan chose the kernel that serves ``m`` rows."""
         return next((bound for bound in self.bounds if m <= bound), self.large)
 
+    def spans(self) -> list[tuple[int, int | None]]:
+        """The ranges, as (smallest M, largest M)."""
+        return list(zip((0, *(bound + 1 for bound in self.bounds)), (*self.bounds, None), strict=True))
+
     def plan(self, choose: Callable[[int], Schedule]) -> list[tuple[int, int | None, Schedule]]:
         """The kernels that serve every M, as (smallest M, largest M, schedule); neighbours that agree are one.
 
@@ -31,12 +35,10 @@ class MRanges:
             choose: the schedule for an M.
         """
         chosen: list[tuple[int, int | None, Schedule]] = []
-        low = 0
-        for high in (*self.bounds, None):
+        for low, high in self.spans():
             schedule = choose(high or self.large)
             if chosen and chosen[-1][2] == schedule:
                 chosen[-1] = (chosen[-1][0], high, schedule)
             else:
                 chosen.append((low, high, schedule))
-            low = (high or 0) + 1
         return chosen

@@ -180,6 +180,7 @@ class Resource:
         limit: how much there is; of an engine: the predicted µs.
         unit: of ``used`` and ``limit``.
         step_cycles: of an engine: clock cycles that a step of K needs.
+        step_bytes: of an engine that moves data: bytes that it moves in a step of K.
     """
 
     name: str
@@ -187,6 +188,7 @@ class Resource:
     limit: float
     unit: str
     step_cycles: float | None = None
+    step_bytes: int | None = None
 
     @property
     def occupied(self) -> float:

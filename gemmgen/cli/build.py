@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from gemmgen.cli.output import print_line, print_table, progress
@@ -12,6 +13,7 @@ from gemmgen.errors import GemmgenError, SpecError
 from gemmgen.plan import Variant
 from gemmgen.spec import GemmSpec, load_spec
 from gemmgen.spec.support import unsupported_reason
+from gemmgen.tuning.file import TunedFile, load_tuned
 
 COLUMNS = ("target", "M", "schedule", "registers", "spills (B)", "shared (B)", "threads", "cluster", "cubin (B)")
 
@@ -23,16 +25,22 @@ class Request:
     Attributes:
         spec: M is left as the spec has it, so that all M share one plan.
         m: the M that was asked for; None for every M.
+        tuned: measured schedules to use.
     """
 
     spec: GemmSpec
     m: int | None
+    tuned: TunedFile | None = None
 
     @property
     def dims(self) -> dict[str, int | str]:
         """Every dimension, M included."""
         sizes = dict(self.spec.problem.dims)
         return sizes | ({"M": self.m} if self.m is not None else {})
+
+    def target(self, given: str | None) -> str | None:
+        """The target that was asked for: by name, or by tuned schedules for it; None for the spec's."""
+        return given or (None if self.tuned is None else self.tuned.target)
 
     @property
     def title(self) -> str:
@@ -59,11 +67,12 @@ class TargetBuild:
         return [{"target": self.target, **variant_dict(variant)} for variant in self.variants]
 
 
-def request(source: str, dims: dict[str, int]) -> Request:
-    """The spec with its dimensions bound.
+def request(source: str, dims: dict[str, int], tuned: Path | None = None) -> Request:
+    """The spec with its dimensions bound, and the tuned schedules in a file.
 
     Raises:
         SpecError: the spec or a dimension is wrong, or a dimension other than M is missing.
+        TuningError: the file cannot be read.
     """
     spec = load_spec(source)
     whole = spec.bind(**dims)
@@ -78,7 +87,7 @@ def request(source: str, dims: dict[str, int]) -> Request:
             fix=f"add {' '.join(f'--dim {name}=4096' for name in missing)}",
         )
     m = whole.problem.dims["M"]
-    return Request(rest, m if isinstance(m, int) else None)
+    return Request(rest, m if isinstance(m, int) else None, None if tuned is None else load_tuned(tuned))
 
 
 def choose_targets(spec: GemmSpec, target: str | None) -> tuple[list[str], list[GemmgenError]]:
@@ -105,7 +114,7 @@ def build(asked: Request, target: str, jobs: int | None = None) -> TargetBuild:
     import gemmgen
 
     start = time.perf_counter()
-    plan = gemmgen.compile(asked.spec, target).plan()
+    plan = gemmgen.compile(asked.spec, target, tuned=asked.tuned).plan()
     if asked.m is not None:
         variants = (plan.variant_for(asked.m),)
         variants[0].binary()

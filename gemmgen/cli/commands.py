@@ -23,6 +23,9 @@ app.add_typer(cache_app, name="cache")
 Spec = Annotated[str, typer.Argument(help="A spec file, or the name of a shipped spec (see `gemmgen specs`).")]
 Target = Annotated[str | None, typer.Option("--target", "-t", help="Architecture (see `gemmgen targets`).")]
 Dims = Annotated[list[str], typer.Option("--dim", "-d", metavar="NAME=SIZE", help="Size of a dimension; repeatable.")]
+Tuned = Annotated[
+    Path | None, typer.Option("--tuned", metavar="FILE", help="Schedules that `gemmgen tune` found, to be used first.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
@@ -50,6 +53,7 @@ def compile_(
         "build/kernels"
     ),
     jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Kernels compiled at a time.")] = None,
+    tuned: Tuned = None,
     json: Json = False,
 ) -> None:
     """Write CUDA, PTX, cubin and a launch manifest.
@@ -58,7 +62,7 @@ def compile_(
     """
     from gemmgen.cli.compile_command import compile_command
 
-    compile_command(spec, target, parse_dims(dim), out, jobs, json)
+    compile_command(spec, target, parse_dims(dim), out, jobs, tuned, json)
 
 
 @app.command()
@@ -67,6 +71,7 @@ def run(
     target: Target = None,
     dim: Dims = [],  # noqa: B006 (typer reads the default and never changes it)
     seed: Annotated[int, typer.Option(help="Seed of the random inputs.")] = 0,
+    tuned: Tuned = None,
     json: Json = False,
 ) -> None:
     """Compile, run on random inputs, check against an FP32 reference, and time.
@@ -75,7 +80,7 @@ def run(
     """
     from gemmgen.cli.run_command import run_command
 
-    if not run_command(spec, target, parse_dims(dim), seed, json):
+    if not run_command(spec, target, parse_dims(dim), seed, tuned, json):
         raise typer.Exit(1)
 
 
@@ -148,6 +153,7 @@ def explain(
     target: Target = None,
     dim: Dims = [],  # noqa: B006 (typer reads the default and never changes it)
     scales: Annotated[str, typer.Option(help="mn | any: the order in which row scales lie.")] = "mn",
+    tuned: Tuned = None,
     json: Json = False,
 ) -> None:
     """Print which kernel of the plan serves a shape, and why: predicted time, runners-up, what each resource does.
@@ -156,8 +162,34 @@ def explain(
     """
     from gemmgen.cli.explain_command import explain_command
 
-    if not explain_command(spec, target, parse_dims(dim), scales, json):
+    if not explain_command(spec, target, parse_dims(dim), scales, tuned, json):
         raise typer.Exit(1)
+
+
+@app.command("tune")
+def tune_(
+    spec: Spec,
+    target: Target = None,
+    dim: Annotated[
+        list[str],
+        typer.Option("--dim", "-d", metavar="NAME=SIZE", help="Size of a dimension; M may have several: M=1,64,4096."),
+    ] = [],  # noqa: B006 (typer reads the default and never changes it)
+    budget: Annotated[str, typer.Option(metavar="TIME", help="For all M together: 90s, 5m or 1h.")] = "60s",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="File to write, or to add to.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Kernels compiled at a time.")] = None,
+    json: Json = False,
+) -> None:
+    """Search the schedules for a shape on this machine's GPU, and keep the fastest in a file for --tuned.
+
+    Every candidate's values are checked before it is timed. Ctrl-C and the end of the time keep what was found.
+    """
+    from gemmgen.cli.tune_command import tune_command
+
+    status = tune_command(spec, target, dim, budget, out, jobs, json)
+    if status:
+        raise typer.Exit(status)
 
 
 @app.command()

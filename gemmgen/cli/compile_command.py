@@ -27,11 +27,17 @@ MANIFEST_VERSION = 1
 
 
 def compile_command(
-    source: str, target: str | None, dims: dict[str, int], folder: Path, jobs: int | None, as_json: bool
+    source: str,
+    target: str | None,
+    dims: dict[str, int],
+    folder: Path,
+    jobs: int | None,
+    tuned: Path | None,
+    as_json: bool,
 ) -> None:
     """Compile a spec and write what it became; see ``gemmgen compile --help``."""
-    asked = request(source, dims)
-    targets, refused = choose_targets(asked.spec, target)
+    asked = request(source, dims, tuned)
+    targets, refused = choose_targets(asked.spec, asked.target(target))
     builds = [build(asked, name, jobs) for name in targets]
     manifests = [_write(folder, asked, built, variant) for built in builds for variant in built.variants]
     if as_json:

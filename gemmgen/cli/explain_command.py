@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from gemmgen.cli.build import request
 from gemmgen.cli.measurement import Measurement, measure
 from gemmgen.cli.output import print_json, print_line, print_table
-from gemmgen.cli.run_command import why_not_executed
 from gemmgen.errors import ArgumentError
 from gemmgen.explain import Explanation, explain
+from gemmgen.gpu_problem import why_not_executed
 
 SCALES = {"mn": "bulk", "any": "lanes"}
 """The order of row scales, and how the kernel for it has them loaded."""
 
 
-def explain_command(source: str, target: str | None, dims: dict[str, int], scales: str, as_json: bool) -> bool:
+def explain_command(
+    source: str, target: str | None, dims: dict[str, int], scales: str, tuned: Path | None, as_json: bool
+) -> bool:
     """Explain a shape; see ``gemmgen explain --help``. Returns False if the kernel was run and its result was wrong."""
     if scales not in SCALES:
         raise ArgumentError("row scales lie in no such order", where="--scales", got=scales, need=" | ".join(SCALES),
                             fix="leave it out for scales as gemmgen.quantize makes them")  # fmt: skip
-    explained = explain(source, target, scale_copy=SCALES[scales], **dims)
+    explained = explain(source, target, scale_copy=SCALES[scales], tuned=tuned, **dims)
     obstacle = why_not_executed(explained.target)
     if not obstacle and scales != "mn":
         obstacle = "the inputs that a measurement makes have scales in the order mn"
-    measured = None if obstacle else measure(request(source, dims), explained.target, seed=0)
+    measured = None if obstacle else measure(request(source, dims, tuned), explained.target, seed=0)
     if as_json:
         found = {"not_measured_because": obstacle or None, "measurement": measured and measured.to_dict()}
         print_json({**explained.to_dict(), **found})
@@ -102,6 +106,7 @@ def _print_resources(explained: Explanation) -> None:
         (
             found.name,
             "" if found.step_cycles is None else f"{found.step_cycles:.0f}",
+            "" if found.step_bytes is None else f"{found.step_bytes}",
             f"{found.used:.2f}" if found.unit == "µs" else f"{found.used:.0f}",
             f"{found.limit:.2f}" if found.unit == "µs" else f"{found.limit:.0f}",
             found.unit,
@@ -109,4 +114,4 @@ def _print_resources(explained: Explanation) -> None:
         )
         for found in explained.model.resources
     ]
-    print_table("resources", ("resource", "cycles per step", "used", "of", "unit", "occupied"), rows)
+    print_table("resources", ("resource", "cycles per step", "bytes per step", "used", "of", "unit", "occupied"), rows)

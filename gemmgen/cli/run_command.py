@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from importlib import util
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gemmgen.api import default_target
@@ -12,8 +12,7 @@ from gemmgen.cli.build import Request, TargetBuild, build, choose_targets, print
 from gemmgen.cli.measurement import Measurement, measure
 from gemmgen.cli.output import console, print_json, print_line, print_table
 from gemmgen.errors import GemmgenError, SpecError
-from gemmgen.kernel import capability_of
-from gemmgen.runtime import driver
+from gemmgen.gpu_problem import why_not_executed
 
 if TYPE_CHECKING:
     from gemmgen.verification import Verification
@@ -69,9 +68,11 @@ class Report:
         }
 
 
-def run_command(source: str, target: str | None, dims: dict[str, int], seed: int, as_json: bool) -> bool:
+def run_command(
+    source: str, target: str | None, dims: dict[str, int], seed: int, tuned: Path | None, as_json: bool
+) -> bool:
     """Run a spec; see ``gemmgen run --help``. Returns whether nothing was wrong."""
-    asked = request(source, dims)
+    asked = request(source, dims, tuned)
     if asked.m is None:
         raise SpecError(
             "dimension M has no size",
@@ -80,6 +81,7 @@ def run_command(source: str, target: str | None, dims: dict[str, int], seed: int
             need="an integer for M",
             fix="add --dim M=4096",
         )
+    target = asked.target(target)
     native = target or default_target(asked.spec)
     obstacle = why_not_executed(native)
     targets, refused = choose_targets(asked.spec, target if obstacle else native)
@@ -95,20 +97,6 @@ def run_command(source: str, target: str | None, dims: dict[str, int], seed: int
     return not report.failed
 
 
-def why_not_executed(target: str) -> str:
-    """What keeps this machine from running a kernel for ``target``; empty when nothing does."""
-    if not driver.device_count():
-        return "this machine has no GPU"
-    properties = driver.device_properties(0)
-    if capability_of(target) != properties.capability:
-        return f"{properties.name} has compute capability {'{}.{}'.format(*properties.capability)}, not {target}'s"
-    if util.find_spec("torch") is None:
-        return "torch is not installed (pip install 'gemmgen[torch]')"
-    import torch
-
-    return "" if torch.cuda.is_available() else "the installed torch has no CUDA"
-
-
 def _emulated(asked: Request, m: int, targets: list[str], seed: int) -> list[Verification]:
     """The problem on the emulator, for each target, if it is small enough."""
     sizes = (m, *(int(asked.spec.problem.dims[name]) for name in ("N", "K")))
@@ -117,7 +105,8 @@ def _emulated(asked: Request, m: int, targets: list[str], seed: int) -> list[Ver
     from gemmgen.verification import verify
 
     with console(stderr=True).status("emulating"):
-        return [next(verify(asked.spec, m, name, schedules=("fifo",), first_seed=seed)) for name in targets]
+        options: dict[str, Any] = {"schedules": ("fifo",), "first_seed": seed, "tuned": asked.tuned}
+        return [next(verify(asked.spec, m, name, **options)) for name in targets]
 
 
 def _print_emulated(report: Report) -> None:

@@ -22,7 +22,7 @@ ELEMENT_CODES = {"u8": 0, "u16": 1, "u32": 2, "s32": 3, "u64": 4, "s64": 5, "f16
 ELEMENT_CODES |= {"f64": 9, "bf16": 10, "tf32": 11}
 ELEMENT_BYTES = {"u8": 1, "u16": 2, "f16": 2, "bf16": 2, "u64": 8, "s64": 8, "f64": 8}
 ELEMENT_BYTES |= dict.fromkeys(("u32", "s32", "f32", "f32.ftz", "tf32"), 4)
-ALIASES = {"e4m3": "u8", "e5m2": "u8", "s8": "u8", "i32": "s32"}
+ALIASES = {"e4m3": "u8", "e5m2": "u8", "s8": "u8", "i32": "s32", "ue8m0x4": "u32"}
 _ELEMENTS = {code: name for name, code in ELEMENT_CODES.items()}
 SWIZZLES = {"none": Swizzle.NONE, "32B": Swizzle.B32, "64B": Swizzle.B64, "128B": Swizzle.B128}
 _SWIZZLE_CODES = {"none": 0, "32B": 1, "64B": 2, "128B": 3}
@@ -39,7 +39,7 @@ class TensorMap:
         dims: extents in elements, innermost first.
         strides: byte strides of dimensions 1 and up.
         box: box extents in elements, innermost first.
-        element: ``u8`` … ``tf32``; ``e4m3`` and ``e5m2`` mean ``u8``.
+        element: ``u8`` … ``tf32``; ``e4m3`` and ``e5m2`` mean ``u8``, ``ue8m0x4`` means ``u32``.
         swizzle: ``none``, ``32B``, ``64B`` or ``128B``.
         fill: what out-of-bounds elements read as, ``zero`` or ``nan``.
         offset: byte offset of the map's address in the array.

@@ -1,11 +1,20 @@
-"""Laws of the async level about shared memory: staging tiles fit their fragments, and nothing overlaps."""
+"""Laws of the async level about memory: staging tiles fit their fragments, and nothing overlaps."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gemmgen.ir.async_ops import BARRIER_BYTES, AsyncStoreOp, Engine, RingOp, StagingOp, tile_bytes
+from gemmgen.ir.async_ops import (
+    BARRIER_BYTES,
+    AsyncMmaOp,
+    AsyncStoreOp,
+    Engine,
+    ReadOp,
+    RingOp,
+    StagingOp,
+    tile_bytes,
+)
 from gemmgen.ir.core import Module, Op, Value
 from gemmgen.ir.rewrite import walk
 from gemmgen.ir.tile_ops import ReducePartsOp, mem
@@ -114,12 +123,17 @@ def _check_known(op: Op, name: str, kind: MemType) -> None:
 
 
 def _check_columns(module: Module, rings: dict[Value, RingOp]) -> None:
-    """Once tensor memory is allocated, every accumulator has columns of its own inside the allocation."""
+    """Once tensor memory is allocated, accumulators and scales have columns of their own inside the allocation."""
     taken: list[_Place] = []
     for value, ring in rings.items():
         for buffer in ring.buffers if ring.in_tensor_memory else ():
             columns = ring.stages * tensor_columns(buffer.type)
             taken.append(_Place(ring, f"buffer '{buffer.name}' of {value}", buffer.offset, columns, 1))
+    stages = {op.result: rings[op.ring].stages for op in walk(module) if isinstance(op, ReadOp) and op.ring in rings}
+    for op in walk(module):
+        if isinstance(op, AsyncMmaOp) and op.scale_a is not None:
+            columns = stages.get(op.scale_a, 1) * op.scale_columns
+            taken.append(_Place(op, f"the scales of {op.ring}'s product", op.scale_offset, columns, 1))
     if all(place.start < 0 for place in taken):
         return
     total = int(module.attr("tmem_columns"))

@@ -10,12 +10,14 @@ from typing import ClassVar
 from gemmgen.errors import IRError
 from gemmgen.ir.attributes import register_record
 from gemmgen.ir.core import Effect, Level, Op, Region, Value
-from gemmgen.ir.schema import attr, operand, region, register_op, result
-from gemmgen.ir.tile_ops import mem
-from gemmgen.ir.types import SCALAR_BITS, MemType, RingType
+from gemmgen.ir.schema import attr, operand, optional_operand, region, register_op, result
+from gemmgen.ir.tile_ops import SCALE_GROUP_ROWS, extents, mem
+from gemmgen.ir.types import SCALAR_BITS, UE8M0X4, MemType, RingType
 
 ASYNC_ONLY = frozenset({Level.ASYNC})
 BARRIER_BYTES = 8
+SCALE_GROUP_LANES = 32
+"""Rows of a group of scale words that share a column of tensor memory."""
 
 
 def tile_bytes(kind: MemType) -> int:
@@ -60,6 +62,8 @@ class RingOp(Op):
     """A ring of ``stages`` stages, each holding one tile of every buffer, all in shared or all in tensor memory.
 
     ``cluster`` CTAs write into each other's stages, so a stage is free only when all of them have released it.
+    ``ctas`` CTAs, each with stages of its own, multiply together: a stage is full when all of theirs are, which the
+    first of them waits for, and free in all of them at once.
     ``offset`` is the byte offset of its barriers, two per stage; a ring in tensor memory has the 8 bytes behind them,
     where the address of its allocation is kept.
 
@@ -71,6 +75,7 @@ class RingOp(Op):
 
     buffers: tuple[Buffer, ...] = attr()
     cluster: int = attr(default=1)
+    ctas: int = attr(default=1)
     offset: int = attr(default=-1)
     result: Value = result()
 
@@ -200,7 +205,8 @@ class ReleaseOp(RingStepOp):
 class AsyncLoadOp(Op):
     """Start loading a box into ``buffer`` of the acquired stage.
 
-    ``multicast`` CTAs of the cluster need the same box: each loads its share and writes it to all.
+    ``multicast`` CTAs of the cluster need the same box: each loads its share and writes it to all. ``shares`` CTAs
+    multiply with the same box together: each loads its share, in order of rank, and keeps it.
 
     ``async.load(ring=%ring, source=%a, row=%m0, col=%k0) {buffer="a"}``
     """
@@ -215,6 +221,7 @@ class AsyncLoadOp(Op):
     col: Value = operand()
     buffer: str = attr()
     multicast: int = attr(default=1)
+    shares: int = attr(default=1)
 
     def verify(self) -> None:
         """Sources are matrices in global memory."""
@@ -226,6 +233,8 @@ class AsyncLoadOp(Op):
 @dataclass(frozen=True)
 class AsyncLoadScalesOp(Op):
     """Start copying scales into ``buffer`` of the acquired stage; ``engine`` says how.
+
+    ``arranged``: they are words, which are put in the order of ``async.arrange`` on their way.
 
     ``async.load_scales(ring=%ring, source=%sa, row=%m0, col=%k0) {buffer="sa", block=[1, 128], engine=lanes}``
     """
@@ -241,6 +250,33 @@ class AsyncLoadScalesOp(Op):
     buffer: str = attr()
     block: tuple[int, ...] = attr()
     engine: Engine = attr()
+    arranged: bool = attr(default=False)
+
+
+@register_op
+@dataclass(frozen=True)
+class ArrangeOp(Op):
+    """Write scale words into ``buffer`` of the acquired stage, in the order in which the tensor core takes them.
+
+    Of every 128 words, word r goes to place 4 · (r % 32) + r / 32.
+
+    ``async.arrange(ring=%ring, source=%words) {buffer="sa"}``
+    """
+
+    NAME: ClassVar[str] = "async.arrange"
+    LEVELS: ClassVar[frozenset[Level]] = ASYNC_ONLY
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_SMEM, Effect.WRITES_SMEM})
+
+    ring: Value = operand()
+    source: Value = operand()
+    buffer: str = attr()
+
+    def verify(self) -> None:
+        """Words come in whole groups."""
+        (words,) = extents(self.source)
+        if mem(self.source).dtype != UE8M0X4 or words % SCALE_GROUP_ROWS:
+            raise IRError("scales are arranged in whole groups", got=self.source.type,
+                          need=f"{UE8M0X4}, a multiple of {SCALE_GROUP_ROWS}")  # fmt: skip
 
 
 @register_op
@@ -248,7 +284,10 @@ class AsyncLoadScalesOp(Op):
 class AsyncMmaOp(Op):
     """Start ``a · bᵀ`` into ``buffer`` of the acquired stage, which lies in tensor memory.
 
-    With ``accumulate`` the stage is acquired once per tile, and every step after the first adds to it.
+    With ``accumulate`` the stage is acquired once per tile, and every step after the first adds to it. ``scale_a``,
+    ``scale_b``, ``vector_a``, ``vector_b`` and ``ctas`` are those of ``tile.mma``. Scales go to tensor memory before
+    they are multiplied with: those of stage s have ``scale_columns`` columns from ``scale_offset`` + s ·
+    ``scale_columns`` on, a's before b's; ``scale_offset`` is −1 until ``tensor-memory-allocation`` ran.
 
     ``async.mma(ring=%parts, a=%at, b=%bt) {buffer="part"}``
     """
@@ -262,8 +301,20 @@ class AsyncMmaOp(Op):
     b: Value = operand()
     buffer: str = attr()
     accumulate: bool = attr(default=False)
+    scale_a: Value | None = optional_operand()
+    scale_b: Value | None = optional_operand()
     trans_a: bool = attr(default=False)
     trans_b: bool = attr(default=False)
+    vector_a: int = attr(default=0)
+    vector_b: int = attr(default=0)
+    ctas: int = attr(default=1)
+    scale_offset: int = attr(default=-1)
+
+    @property
+    def scale_columns(self) -> int:
+        """Columns of tensor memory for the scales of a stage: a word for each row, its group's rows side by side."""
+        words = sum(extents(scale)[0] for scale in (self.scale_a, self.scale_b) if scale is not None)
+        return words // SCALE_GROUP_LANES
 
 
 @register_op

@@ -13,6 +13,7 @@ from gemmgen.errors import IRError
 from gemmgen.ir.async_memory_rules import check_places, check_stores
 from gemmgen.ir.async_ops import (
     AcquireOp,
+    ArrangeOp,
     AsyncLoadOp,
     AsyncLoadScalesOp,
     AsyncMmaOp,
@@ -29,12 +30,12 @@ from gemmgen.ir.async_ops import (
 )
 from gemmgen.ir.core import Level, Module, Op, Region, Value
 from gemmgen.ir.rewrite import walk
-from gemmgen.ir.tile_ops import ForKOp, ForTilesOp, YieldOp, check_mma, extents
+from gemmgen.ir.tile_ops import ForKOp, ForTilesOp, YieldOp, check_mma, check_scale_words, extents
 from gemmgen.ir.verifier import fail, module_rule
 
-Load = AsyncLoadOp | AsyncLoadScalesOp | AsyncMmaOp
-"""What fills a stage: loads, and products in tensor memory."""
-LOADING = (AcquireOp, CommitOp, AsyncLoadOp, AsyncLoadScalesOp, AsyncMmaOp)
+Load = AsyncLoadOp | AsyncLoadScalesOp | ArrangeOp | AsyncMmaOp
+"""What fills a stage: loads, words put in order, and products in tensor memory."""
+LOADING = (AcquireOp, CommitOp, AsyncLoadOp, AsyncLoadScalesOp, ArrangeOp, AsyncMmaOp)
 DECLARATIONS = (RingOp, StagingOp)
 CYCLE = "acquire, loads, commit; wait, reads, release"
 
@@ -216,13 +217,21 @@ class _Cycle:
             )
         if isinstance(op, AsyncMmaOp):
             self._check_product(op, buffer)
+        if isinstance(op, ArrangeOp) and op.source.type != buffer.type:
+            fail(op, f"{op.source} is arranged into buffer '{op.buffer}'", got=op.source.type, need=buffer.type)
+        together = {AsyncLoadOp: "shares", AsyncMmaOp: "ctas"}.get(type(op))
+        if together is not None and getattr(op, together) not in (1, self.ring.ctas):
+            fail(op, f"{self.ring.result} and the {together} of what fills it", got=getattr(op, together),
+                 need=f"1 or {self.ring.ctas}")  # fmt: skip
         self.loads.append(op)
 
     @staticmethod
     def _check_product(op: AsyncMmaOp, buffer: Buffer) -> None:
         """A product has the shape of the accumulator that it fills."""
         try:
-            check_mma(op.a, op.b, Value(op.buffer, buffer.type), op.trans_a, op.trans_b)
+            check_mma(op.a, op.b, Value(op.buffer, buffer.type), op.trans_a, op.trans_b, op.ctas)
+            check_scale_words(op.scale_a, op.vector_a)
+            check_scale_words(op.scale_b, op.vector_b)
         except IRError as error:
             fail(op, error.what, got=error.got, need=error.need)
 
@@ -253,7 +262,9 @@ def _check_tiles(rings: dict[Value, RingOp], agents: list[_Agent]) -> None:
         loops = [(agent, agent.tiles[index]) for agent in working]
         cycles = [_cycles(rings, agent.name, loop, None) for agent, loop in loops]
         for ring in rings.values():
-            _check_handover(ring, loops[0][1], [found[ring.result] for found in cycles])
+            mine = [found[ring.result] for found in cycles]
+            _check_handover(ring, loops[0][1], mine)
+            _check_ring(ring, loops[0][1], [op for cycle in mine for op in cycle.loads])
 
 
 def _check_steps(rings: dict[Value, RingOp], agents: list[_Agent], by_tile: set[Value]) -> None:
@@ -268,8 +279,9 @@ def _check_steps(rings: dict[Value, RingOp], agents: list[_Agent], by_tile: set[
         for ring in rings.values():
             mine = [found[ring.result] for found in cycles]
             _check_handover(ring, taken[0][2], mine)
+            _check_ring(ring, taken[0][1], [op for cycle in mine for op in cycle.loads])
             for (_, tiles, _), cycle in zip(taken, mine, strict=True):
-                _check_cluster(ring, tiles, cycle.loads)
+                _check_shared(ring, tiles, cycle.loads)
 
 
 def _cycles(
@@ -311,20 +323,29 @@ def _check_handover(ring: RingOp, loop: ForTilesOp | ForKOp, cycles: list[_Cycle
         fail(loop, f"nobody waits for {ring.result}", got="a ring that fills up and blocks", need="wait and release")
 
 
-def _check_cluster(ring: RingOp, tiles: ForTilesOp, loads: list[Load]) -> None:
-    """CTAs that share loads are those that the scheduler puts on neighbouring tiles; accumulators are not shared."""
-    size = 1 if ring.in_tensor_memory else prod(tiles.cluster)
-    if ring.cluster != size:
-        fail(
-            ring,
-            f"{ring.result} and the tiles disagree about the cluster",
-            got=ring.cluster,
-            need=f"{size}, for {ForTilesOp.NAME} in clusters of {list(tiles.cluster)}",
-        )
+def _check_ring(ring: RingOp, tiles: ForTilesOp, loads: list[Load]) -> None:
+    """CTAs that share loads, or multiply together, are those that the scheduler puts on neighbouring tiles.
+
+    A stage that no other CTA writes into is its CTA's own, and so are accumulators.
+    """
+    size, boxes = prod(tiles.cluster), [op for op in loads if isinstance(op, AsyncLoadOp)]
+    wanted = size if any(op.multicast > 1 for op in boxes) else 1
+    if ring.cluster != wanted:
+        need = f"{wanted}, for {ForTilesOp.NAME} in clusters of {list(tiles.cluster)}"
+        fail(ring, f"{ring.result} and the tiles disagree about the cluster", got=ring.cluster, need=need)
+    shared = sum(op.shares > 1 for op in boxes)
+    if ring.ctas > 1 and (ring.ctas != size or (shared != 1 and not ring.in_tensor_memory)):
+        got = f"ctas={ring.ctas}, shares={[op.shares for op in boxes]}, clusters of {list(tiles.cluster)}"
+        fail(ring, "the CTAs of a cluster multiply together, and share one operand", got=got, need=f"ctas={size}")
+
+
+def _check_shared(ring: RingOp, tiles: ForTilesOp, loads: list[Load]) -> None:
+    """A box that CTAs share is the same one for all of them, and goes to the whole cluster."""
+    size = prod(tiles.cluster)
     for op in loads:
-        if not isinstance(op, AsyncLoadOp) or op.multicast == 1:
+        if not isinstance(op, AsyncLoadOp) or op.multicast == op.shares == 1:
             continue
-        if op.multicast != size:
+        if op.multicast not in (1, size):
             fail(op, "a shared box goes to the whole cluster", got=f"multicast={op.multicast}", need=f"1 or {size}")
         own = [arg for arg, count in zip(tiles.body.args, tiles.cluster, strict=True) if count > 1]
         for value in own:
@@ -332,15 +353,16 @@ def _check_cluster(ring: RingOp, tiles: ForTilesOp, loads: list[Load]) -> None:
                 got = f"a box at {value}, which differs in the cluster"
                 fail(op, "CTAs that share a box need the same one", got=got, need="a box that does not depend on it")
         rows = extents(Value(op.buffer, ring.buffer(op.buffer).type))[0]
-        if rows % size:
-            fail(op, "a shared box is loaded in equal shares", got=f"{rows} rows", need=f"a multiple of {size}")
+        if rows % op.multicast:
+            got, need = f"{rows} rows", f"a multiple of {op.multicast}"
+            fail(op, "a shared box is loaded in equal shares", got=got, need=need)
 
 
 def _engine(op: Load) -> Engine:
     """What carries a load out."""
     if isinstance(op, AsyncLoadScalesOp):
         return op.engine
-    return Engine.TENSOR if isinstance(op, AsyncMmaOp) else Engine.BULK
+    return {AsyncMmaOp: Engine.TENSOR, ArrangeOp: Engine.LANES}.get(type(op), Engine.BULK)
 
 
 def _in_ring(ring: RingOp, op: Load | ReadOp) -> Buffer:

@@ -13,10 +13,12 @@ from gemmgen.errors import IRError
 from gemmgen.ir.core import Effect, Level, Op, Region, Value
 from gemmgen.ir.dims import Dim
 from gemmgen.ir.schema import attr, operand, operands, optional_operand, region, register_op, result, results
-from gemmgen.ir.types import INDEX, MemType
+from gemmgen.ir.types import INDEX, UE8M0X4, MemType
 
 TILE_AND_ASYNC = frozenset({Level.TILE, Level.ASYNC})
 TILE_ONLY = frozenset({Level.TILE})
+SCALE_GROUP_ROWS = 128
+"""The tensor core takes words of scales in groups of so many rows."""
 
 
 def mem(value: Value) -> MemType:
@@ -195,7 +197,7 @@ class LoadScalesOp(Op):
 class ScaledMmaOp(Op):
     """``acc + (a · scale_a) (b · scale_b)ᵀ`` in FP32, or ``acc + a · bᵀ``; the ``promotion`` pass says how.
 
-    ``trans_a`` and ``trans_b`` as for ``tile.mma``.
+    ``trans_a``, ``trans_b`` and, for scales in words, ``vector_a`` and ``vector_b`` as for ``tile.mma``.
 
     ``%next = tile.scaled_mma(acc=%acc, a=%at, b=%bt, scale_a=%sat, scale_b=%sbt, row=%m0, col=%n0)
     {block_a=1, block_b=128} : frag<…>``
@@ -213,6 +215,8 @@ class ScaledMmaOp(Op):
     col: Value = operand()
     block_a: int = attr(default=1)
     block_b: int = attr(default=1)
+    vector_a: int = attr(default=0)
+    vector_b: int = attr(default=0)
     trans_a: bool = attr(default=False)
     trans_b: bool = attr(default=False)
     result: Value = result()
@@ -228,6 +232,9 @@ class MmaOp(Op):
     """``a · bᵀ``, or ``acc + a · bᵀ``, as the tensor core sums it: ``%part = tile.mma(a=%at, b=%bt) : frag<…>``.
 
     a is [m, k] and b [n, k]; ``trans_a``: a is [k, m], as it lies where M is contiguous; ``trans_b``: b is [k, n].
+    With ``scale_a`` and ``scale_b``, words of four powers of two, it is (a · scale_a) (b · scale_b)ᵀ: ``vector_a``
+    elements of K share a scale of a. ``ctas`` = 2: two CTAs multiply together, each with its own a, and b is this
+    CTA's half of the rows.
     """
 
     NAME: ClassVar[str] = "tile.mma"
@@ -237,13 +244,20 @@ class MmaOp(Op):
     a: Value = operand()
     b: Value = operand()
     acc: Value | None = optional_operand()
+    scale_a: Value | None = optional_operand()
+    scale_b: Value | None = optional_operand()
     trans_a: bool = attr(default=False)
     trans_b: bool = attr(default=False)
+    vector_a: int = attr(default=0)
+    vector_b: int = attr(default=0)
+    ctas: int = attr(default=1)
     result: Value = result()
 
     def verify(self) -> None:
-        """Shapes of a, b and the result agree."""
-        check_mma(self.a, self.b, self.result, self.trans_a, self.trans_b)
+        """Shapes of a, b and the result agree, and scales are words that say how far each reaches."""
+        check_mma(self.a, self.b, self.result, self.trans_a, self.trans_b, self.ctas)
+        check_scale_words(self.scale_a, self.vector_a)
+        check_scale_words(self.scale_b, self.vector_b)
 
 
 @register_op
@@ -373,12 +387,21 @@ def check_indices(body: Region, count: int) -> None:
                       need=", ".join(["index"] * count))  # fmt: skip
 
 
-def check_mma(a: Value, b: Value, acc: Value, trans_a: bool = False, trans_b: bool = False) -> None:
-    """Raise IRError unless a is [m, k] (transposed: [k, m]), b is [n, k] ([k, n]) and acc is [m, n]."""
-    (m, ka), (n, kb) = _turned(extents(a), trans_a), _turned(extents(b), trans_b)
+def check_mma(a: Value, b: Value, acc: Value, trans_a: bool = False, trans_b: bool = False, ctas: int = 1) -> None:
+    """Raise IRError unless a is [m, k] (transposed: [k, m]), b is [n / ctas, k] ([k, n / ctas]) and acc is [m, n]."""
+    (m, ka), (share, kb) = _turned(extents(a), trans_a), _turned(extents(b), trans_b)
+    n = share * ctas
     if ka != kb or extents(acc) != (m, n):
         left, right = f"{a.type}{'ᵀ' * trans_a}", f"{b.type}{'ᵀ' * (not trans_b)}"
         raise IRError("shapes of a matrix product", got=f"{left} · {right} → {acc.type}", need=f"[{m}, {n}]")
+
+
+def check_scale_words(scale: Value | None, vector: int) -> None:
+    """Raise IRError unless ``scale`` is words of four scales for ``vector`` elements of K each, or there is neither."""
+    words = scale is not None and mem(scale).dtype == UE8M0X4
+    if words != (vector > 0) or (scale is not None and not words):
+        got = f"{scale.type if scale is not None else 'none'}, {vector} elements of K each"
+        raise IRError("scales of a matrix product", got=got, need=f"{UE8M0X4} and the elements of K that share one")
 
 
 def _turned(shape: tuple[int, ...], transposed: bool) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from gemmgen.errors import IRError
 from gemmgen.ir.dims import Dim, canonical, dim_text
 
 SCALAR_BITS: dict[str, int] = {
-    "f32": 32, "bf16": 16, "f16": 16, "e4m3": 8, "e5m2": 8, "e2m1": 4, "ue8m0": 8,
+    "f32": 32, "bf16": 16, "f16": 16, "e4m3": 8, "e5m2": 8, "e2m1": 4, "ue8m0": 8, "ue8m0x4": 32,
     "u8": 8, "i32": 32, "i64": 64, "u32": 32, "u64": 64, "bool": 8, "index": 64,
 }  # fmt: skip
 """Storage width of every scalar type, in bits."""
@@ -103,6 +103,8 @@ E4M3 = ScalarType("e4m3")
 E5M2 = ScalarType("e5m2")
 E2M1 = ScalarType("e2m1")
 UE8M0 = ScalarType("ue8m0")
+UE8M0X4 = ScalarType("ue8m0x4")
+"""Four scales, one behind the other along K, in a word; the first in the lowest byte."""
 U8 = ScalarType("u8")
 I32 = ScalarType("i32")
 I64 = ScalarType("i64")

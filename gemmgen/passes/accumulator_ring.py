@@ -61,9 +61,15 @@ class AccumulatorRing:
         fragment = mem(mma.result)
         kind = MemType("tmem", fragment.dtype, fragment.shape)
         buffer = Buffer(BUFFER, kind, Engine.TENSOR, tile_bytes(kind))
-        ring = RingOp(buffers=(buffer,), result=Value(names.fresh("parts"), RingType(stages)), origin=mma.origin)
+        ring = RingOp(buffers=(buffer,), ctas=mma.ctas, result=Value(names.fresh("parts"), RingType(stages)),
+                      origin=mma.origin)  # fmt: skip
         name = mma.result.name if mma.acc is None else names.fresh("part")
         return cls(ring, mma, Value(name, kind))
+
+    @property
+    def operands(self) -> tuple[Value | None, ...]:
+        """What the product reads."""
+        return self.mma.a, self.mma.b, self.mma.scale_a, self.mma.scale_b
 
     def reading(self, work: Region) -> Region:
         """What is left for those who take the sums: they wait for each, and release it."""
@@ -88,7 +94,7 @@ class AccumulatorRing:
         """Operands are read by the tensor core; a sum is released right behind its promotion."""
         b = Builder(origin=self.mma.origin)
         for op in loop.body.ops:
-            if isinstance(op, ReadOp) and op.result in (self.mma.a, self.mma.b):
+            if isinstance(op, ReadOp) and op.result in self.operands:
                 continue
             if op is not self.mma:
                 b.append(op)
@@ -104,12 +110,13 @@ class AccumulatorRing:
         mma, parts, whole = self.mma, self.ring.result, self.mma.acc is not None
         b, step = Builder(origin=mma.origin), Builder(origin=mma.origin)
         for op in loop.body.ops:
-            if isinstance(op, RingStepOp) or (isinstance(op, ReadOp) and op.result in (mma.a, mma.b)):
+            if isinstance(op, RingStepOp) or (isinstance(op, ReadOp) and op.result in self.operands):
                 step.append(op)
             elif op is mma:
                 (b if whole else step).add(AcquireOp, ring=parts)
                 step.add(AsyncMmaOp, ring=parts, a=mma.a, b=mma.b, buffer=BUFFER, accumulate=whole,
-                         trans_a=mma.trans_a, trans_b=mma.trans_b)  # fmt: skip
+                         scale_a=mma.scale_a, scale_b=mma.scale_b, trans_a=mma.trans_a, trans_b=mma.trans_b,
+                         vector_a=mma.vector_a, vector_b=mma.vector_b, ctas=mma.ctas)  # fmt: skip
                 if not whole:
                     step.add(CommitOp, ring=parts)
         body = Region(loop.body.args[:1], (*step.take(), YieldOp(origin=loop.origin)))

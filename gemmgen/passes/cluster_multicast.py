@@ -38,11 +38,12 @@ class ClusterMulticastPass(Pass):
         if along_m > 1 and along_n > 1:
             raise IRError("operands are shared along one axis", got=list(self.cluster), need="[c, 1] or [1, c]")
         own = {op.body.args[0 if along_m > 1 else 1] for op in walk(module) if isinstance(op, ForTilesOp)}
+        shared = {op.ring for op in walk(module) if isinstance(op, AsyncLoadOp) and not own & {op.row, op.col}}
 
         def share(op: Op) -> Op | None:
             if isinstance(op, ForTilesOp):
                 return op.replace(cluster=self.cluster)
-            if isinstance(op, RingOp):
+            if isinstance(op, RingOp) and op.result in shared:
                 return op.replace(cluster=size)
             if isinstance(op, AsyncLoadOp) and not own & {op.row, op.col}:
                 return op.replace(multicast=size)

@@ -8,6 +8,7 @@ from gemmgen.backends.capability import Capability
 from gemmgen.ir.async_ops import Engine
 from gemmgen.passes.base import Pass, PassPipeline
 from gemmgen.passes.cluster_multicast import ClusterMulticastPass
+from gemmgen.passes.cta_pairs import CtaPairsPass
 from gemmgen.passes.epilogue_staging import EpilogueStagingPass
 from gemmgen.passes.pipelining import PipeliningPass
 from gemmgen.passes.promotion import PromotionPass
@@ -25,12 +26,15 @@ def pipeline(schedule: Schedule, target: Capability) -> PassPipeline:
     s, columns = schedule, target.tensor_memory_columns
     accumulators = s.accumulators if target.tensor_memory else 0
     passes: list[Pass] = [
-        PromotionPass(),  # first: it decides what a product is; everything later moves products around
+        PromotionPass(
+            target.block_scaled_mma
+        ),  # first: it decides what a product is; everything later moves products around
         SplitKPass(s.split_k),  # at tile level: afterwards loads and products are in different places
         *([SwapOperandsPass()] if s.swap_ab else []),  # after split-k: the reduction it adds is transposed too
         PipeliningPass(s.stages, Engine(s.scale_copy)),  # leaves the tile level; needs loads beside their uses
         EpilogueStagingPass(),  # after split-k: a reduced tile leaves in another way
         ClusterMulticastPass(s.cluster),  # before roles: it rewrites the one loop nest, not a copy per role
+        *([CtaPairsPass()] if target.cta_pairs and s.cta_group > 1 else []),  # before roles, as multicast
         WarpSpecializationPass(s.math_warpgroups, accumulators),  # needs the ring between loads and products
         RegisterReallocationPass(s.producer_registers, s.math_registers),  # needs roles
         *([TensorMemoryAllocationPass(columns)] if columns else []),  # needs the ring that the roles hand sums through

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from gemmgen.errors import IRError
 from gemmgen.ir.async_ops import (
     AcquireOp,
+    ArrangeOp,
     AsyncLoadOp,
     AsyncLoadScalesOp,
     Buffer,
@@ -23,7 +25,7 @@ from gemmgen.ir.builder import Builder
 from gemmgen.ir.core import Level, Module, Op, Region, Value
 from gemmgen.ir.rewrite import NameSupply, map_ops, walk
 from gemmgen.ir.tile_ops import ForKOp, LoadOp, LoadScalesOp, mem
-from gemmgen.ir.types import RingType
+from gemmgen.ir.types import UE8M0X4, RingType
 from gemmgen.passes.base import Pass
 from gemmgen.passes.registry import register_pass
 
@@ -36,7 +38,8 @@ class PipeliningPass(Pass):
     Before: a tile-level module whose K loop loads what it uses.
     After: an async-level module. Each step acquires a stage, starts its loads into it and commits it, then waits for
     it, reads it, computes, and releases it. One ring serves the loop; ``stages`` steps may be under way at once.
-    ``scale_copy`` says how one scale per row gets there; lanes copy the few scales of blocks.
+    ``scale_copy`` says how one scale per row gets there; lanes copy the few scales of blocks. Words of scales that the
+    copy engine loads go through a ring of their own first: they are arranged on their way into the stage.
     """
 
     stages: int = 4
@@ -53,42 +56,91 @@ class PipeliningPass(Pass):
         if len(loops) != 1:
             raise IRError("pipelining needs one loop over K", got=len(loops), need=1)
         b = Builder(NameSupply.of(module))
-        buffers = [self._buffer(op) for op in loops[0].body.ops if isinstance(op, LoadOp | LoadScalesOp)]
-        ring = b.add(RingOp, buffers=buffers, result=("ring", RingType(self.stages)))
-        pipelined = map_ops(module, lambda op: self._through_ring(op, ring.result) if isinstance(op, ForKOp) else None)
+        loads = [op for op in loops[0].body.ops if isinstance(op, LoadOp | LoadScalesOp)]
+        ring = b.add(RingOp, buffers=[self._buffer(op) for op in loads], result=("ring", RingType(self.stages))).result
+        landing = [self._scales(landing_name(op), op, Engine.BULK) for op in self.landing(loads)]
+        words = b.add(RingOp, buffers=landing, result=("words", RingType(self.stages))).result if landing else None
+        through = _Step(self, b.names, ring, words).through_rings
+        pipelined = map_ops(module, lambda op: through(op) if isinstance(op, ForKOp) else None)
         return pipelined.replace(level=Level.ASYNC, body=Region((), (*b.take(), *pipelined.body.ops)))
 
-    def _engine(self, op: LoadScalesOp) -> Engine:
+    def landing(self, loads: Sequence[LoadOp | LoadScalesOp]) -> list[LoadScalesOp]:
+        """Those whose words are arranged on their way into the stage, from where the copy engine put them."""
+        scales = [op for op in loads if isinstance(op, LoadScalesOp)]
+        return [op for op in scales if in_words(op) and self.engine(op) is Engine.BULK]
+
+    def engine(self, op: LoadScalesOp) -> Engine:
         """Lanes copy the few scales of a block's tile; for one scale per row it is a choice."""
         return self.scale_copy if op.block[0] == 1 else Engine.LANES
 
     def _buffer(self, op: LoadOp | LoadScalesOp) -> Buffer:
+        """The place of what ``op`` loads in a stage."""
         kind = mem(op.result)
         if isinstance(op, LoadOp):
             return Buffer(op.source.name, kind, Engine.BULK, tile_bytes(kind))
-        engine = self._engine(op)
-        pitch = self.bulk_pitch_bytes if engine is Engine.BULK else self.lanes_pitch_bytes
-        return Buffer(op.source.name, kind, engine, -(-tile_bytes(kind) // pitch) * pitch)
+        return self._scales(op.source.name, op, Engine.LANES if in_words(op) else self.engine(op))
 
-    def _through_ring(self, loop: ForKOp, ring: Value) -> ForKOp:
+    def _scales(self, name: str, op: LoadScalesOp, engine: Engine) -> Buffer:
+        kind = mem(op.result)
+        pitch = self.bulk_pitch_bytes if engine is Engine.BULK else self.lanes_pitch_bytes
+        return Buffer(name, kind, engine, -(-tile_bytes(kind) // pitch) * pitch)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Puts the loads of a loop over K into ``ring``, some of them by way of ``words``."""
+
+    options: PipeliningPass
+    names: NameSupply
+    ring: Value
+    words: Value | None
+
+    def through_rings(self, loop: ForKOp) -> ForKOp:
         """The loop with its loads in a ring stage, and everything else between wait and release."""
-        b = Builder(origin=loop.origin)
+        b = Builder(self.names, loop.origin)
         loads = [op for op in loop.body.ops if isinstance(op, LoadOp | LoadScalesOp)]
-        b.add(AcquireOp, ring=ring)
-        b.extend([self._start(op, ring) for op in loads])
-        b.add(CommitOp, ring=ring)
-        b.add(WaitOp, ring=ring)
+        landing = self.options.landing(loads)
+        if self.words is not None:
+            b.add(AcquireOp, ring=self.words)
+            b.extend([self._start(op, self.words, landing_name(op)) for op in landing])
+            b.add(CommitOp, ring=self.words)
+        b.add(AcquireOp, ring=self.ring)
+        b.extend([self._start(op, self.ring, op.source.name) for op in loads if op not in landing])
+        if self.words is not None:
+            self._arrange(b, landing, self.words)
+        b.add(CommitOp, ring=self.ring)
+        b.add(WaitOp, ring=self.ring)
         for op in loads:
             with b.at(op.origin):
-                b.add(ReadOp, ring=ring, buffer=op.source.name, result=op.result)
+                b.add(ReadOp, ring=self.ring, buffer=op.source.name, result=op.result)
         rest = [op for op in loop.body.ops if not isinstance(op, LoadOp | LoadScalesOp)]
         b.extend(rest[:-1])
-        b.add(ReleaseOp, ring=ring)
+        b.add(ReleaseOp, ring=self.ring)
         b.append(rest[-1])
         return loop.replace(body=Region(loop.body.args, b.take()))
 
-    def _start(self, op: LoadOp | LoadScalesOp, ring: Value) -> Op:
-        place = {"ring": ring, "source": op.source, "row": op.row, "col": op.col, "buffer": op.source.name}
+    def _arrange(self, b: Builder, landing: list[LoadScalesOp], words: Value) -> None:
+        b.add(WaitOp, ring=words)
+        for op in landing:
+            with b.at(op.origin):
+                landed = b.add(ReadOp, ring=words, buffer=landing_name(op), result=(landing_name(op), op.result.type))
+                b.add(ArrangeOp, ring=self.ring, source=landed.result, buffer=op.source.name)
+        b.add(ReleaseOp, ring=words)
+
+    def _start(self, op: LoadOp | LoadScalesOp, ring: Value, buffer: str) -> Op:
+        place = {"ring": ring, "source": op.source, "row": op.row, "col": op.col, "buffer": buffer}
         if isinstance(op, LoadOp):
             return AsyncLoadOp(**place, origin=op.origin)
-        return AsyncLoadScalesOp(**place, block=op.block, engine=self._engine(op), origin=op.origin)
+        engine = self.options.engine(op)
+        arranged = in_words(op) and engine is Engine.LANES
+        return AsyncLoadScalesOp(**place, block=op.block, engine=engine, arranged=arranged, origin=op.origin)
+
+
+def in_words(op: LoadScalesOp) -> bool:
+    """Whether scales are powers of two, four to a word."""
+    return mem(op.result).dtype == UE8M0X4
+
+
+def landing_name(op: LoadScalesOp) -> str:
+    """The buffer in which words land before they are arranged."""
+    return f"{op.source.name}_words"

@@ -50,7 +50,10 @@ def _turn(value: Value) -> Value:
 def _swap(op: Op) -> Op | None:
     match op:
         case MmaOp():
-            return op.replace(a=op.b, b=op.a, trans_a=op.trans_b, trans_b=op.trans_a)
+            return op.replace(
+                a=op.b, b=op.a, trans_a=op.trans_b, trans_b=op.trans_a, scale_a=op.scale_b, scale_b=op.scale_a,
+                vector_a=op.vector_b, vector_b=op.vector_a,
+            )  # fmt: skip
         case PromoteOp():
             return op.replace(
                 row_scale=op.col_scale, col_scale=op.row_scale, row=op.col, col=op.row,

@@ -7,8 +7,22 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gemmgen.errors import IRError
-from gemmgen.ir.async_ops import AcquireOp, AsyncLoadOp, AsyncLoadScalesOp, CommitOp, Engine, RingOp, RoleOp, StagingOp
-from gemmgen.ir.core import Level, Module, Op, Region
+from gemmgen.ir.async_ops import (
+    AcquireOp,
+    ArrangeOp,
+    AsyncLoadOp,
+    AsyncLoadScalesOp,
+    CommitOp,
+    Engine,
+    ReadOp,
+    ReleaseOp,
+    RingOp,
+    RingStepOp,
+    RoleOp,
+    StagingOp,
+    WaitOp,
+)
+from gemmgen.ir.core import Level, Module, Op, Region, Value
 from gemmgen.ir.rewrite import NameSupply, clone_with_fresh_names, walk
 from gemmgen.ir.tile_ops import ForKOp, ForTilesOp, YieldOp
 from gemmgen.passes.accumulator_ring import AccumulatorRing
@@ -26,8 +40,9 @@ class WarpSpecializationPass(Pass):
 
     Before: all warps of the CTA run the loop nest, loads and products in turn.
     After: role ``math`` (``math_warpgroups`` of 4 warps) keeps everything but the loads; role ``load`` keeps the bulk
-    loads and role ``scales`` the copies by lanes, one warp each, if there are any. Every role runs the same tiles and
-    the same steps of K; acquire and commit stay with the loads, wait and release with the products.
+    loads and role ``scales`` what lanes copy or arrange, one warp each, if there are any. Every role runs the same
+    tiles and the same steps of K; acquire and commit stay with those who fill a ring, wait and release with those who
+    read it.
 
     With ``accumulators`` > 0 the tensor core writes into tensor memory, so role ``mma``, one warp, starts the products
     and a ring of that many accumulators lies between it and role ``math``, which adds them up and stores them.
@@ -50,16 +65,16 @@ class WarpSpecializationPass(Pass):
         shared = tuple(op for op in module.body.ops if isinstance(op, DECLARATIONS))
         work = Region((), tuple(op for op in module.body.ops if not isinstance(op, DECLARATIONS)))
         names = NameSupply.of(module)
-        computing = _without(work, _is_loading)
+        computing = products = _without(work, _is_loading)
         parts = AccumulatorRing.of(computing, self.accumulators, names) if self.accumulators else None
         if parts is not None:
             shared, computing = (*shared, parts.ring), parts.reading(computing)
-        roles = [_role("math", self.math_warpgroups * WARPS_PER_GROUP, computing)]
+        roles = [_role("math", self.math_warpgroups * WARPS_PER_GROUP, _reading(computing))]
         for name, mine in (("load", _by_engine), ("scales", _by_lanes)):
             if any(mine(op) for op in walk(work)):
                 roles.append(_role(name, 1, _clone(_only_loading(work, mine), names)))
         if parts is not None:
-            roles.append(_role("mma", 1, _clone(parts.filling(_without(work, _is_loading)), names)))
+            roles.append(_role("mma", 1, _clone(_reading(parts.filling(products)), names)))
         return module.replace(body=Region((), (*shared, *roles)))
 
 
@@ -68,7 +83,7 @@ def _role(name: str, warps: int, body: Region) -> RoleOp:
 
 
 def _is_loading(op: Op) -> bool:
-    return isinstance(op, AcquireOp | CommitOp | AsyncLoadOp | AsyncLoadScalesOp)
+    return isinstance(op, AcquireOp | CommitOp | AsyncLoadOp | AsyncLoadScalesOp | ArrangeOp)
 
 
 def _without(region: Region, drop: Callable[[Op], bool]) -> Region:
@@ -76,8 +91,16 @@ def _without(region: Region, drop: Callable[[Op], bool]) -> Region:
     return Region(region.args, kept)
 
 
+def _reading(region: Region) -> Region:
+    """The region without reads that nothing in it uses, and without the turns of rings that it then does not read."""
+    used = {value for op in walk(region) for value in op.all_operands}
+    read = _rings_read(region, used)
+    return _without(region, lambda op: (isinstance(op, ReadOp) and op.result not in used)
+                    or (isinstance(op, WaitOp | ReleaseOp) and op.ring not in read))  # fmt: skip
+
+
 def _by_lanes(op: Op) -> bool:
-    return isinstance(op, AsyncLoadScalesOp) and op.engine is Engine.LANES
+    return isinstance(op, ArrangeOp) or (isinstance(op, AsyncLoadScalesOp) and op.engine is Engine.LANES)
 
 
 def _by_engine(op: Op) -> bool:
@@ -85,16 +108,34 @@ def _by_engine(op: Op) -> bool:
 
 
 def _only_loading(region: Region, mine: Callable[[Op], bool]) -> Region:
-    """The loops of the region, with nothing in them but some of the loads and their ring steps."""
+    """The loops of the region, with nothing in them but some of the loads, what these read, and their ring steps."""
+    used = {value for op in walk(region) if mine(op) for value in op.all_operands}
+    read = _rings_read(region, used)
+
+    def kept(op: Op) -> bool:
+        if isinstance(op, RingStepOp):
+            return op.ring in (used if isinstance(op, AcquireOp | CommitOp) else read)
+        return mine(op) or (isinstance(op, ReadOp) and op.result in used)
+
+    return _only_loops(region, kept)
+
+
+def _rings_read(region: Region, used: set[Value]) -> set[Value]:
+    """The rings of whose stages something in the region uses a tile."""
+    return {op.ring for op in walk(region) if isinstance(op, ReadOp) and op.result in used}
+
+
+def _only_loops(region: Region, kept: Callable[[Op], bool]) -> Region:
+    """The loops of the region, with nothing else in them but the ops kept."""
     ops: list[Op] = []
     for op in region.ops:
         if isinstance(op, ForTilesOp):
-            ops.append(op.replace(body=_only_loading(op.body, mine)))
+            ops.append(op.replace(body=_only_loops(op.body, kept)))
         elif isinstance(op, ForKOp):
-            body = _only_loading(op.body, mine)
+            body = _only_loops(op.body, kept)
             step = Region(body.args[:1], (*body.ops, YieldOp(origin=op.origin)))
             ops.append(op.replace(inits=(), results=(), body=step))
-        elif isinstance(op, AcquireOp | CommitOp) or mine(op):
+        elif kept(op):
             ops.append(op)
     return Region(region.args, tuple(ops))
 

@@ -18,12 +18,15 @@ MAX_STRIDE_BYTES = 1 << 40
 _DRIVER_TYPES = {
     "e4m3": "UINT8",
     "e5m2": "UINT8",
+    "ue8m0": "UINT8",
     "u8": "UINT8",
     "bf16": "BFLOAT16",
     "f16": "FLOAT16",
     "u16": "UINT16",
+    "ue8m0x4": "UINT32",
     "f32": "FLOAT32",
     "i32": "INT32",
+    "u32": "UINT32",
     "i64": "INT64",
     "f64": "FLOAT64",
 }

@@ -12,7 +12,16 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from gemmgen.errors import ArgumentError
-from gemmgen.runtime.dtypes import DLPACK_NAMES, ITEM_BYTES, TORCH_NAMES, TYPESTR_NAMES, raw_bits_of
+from gemmgen.runtime.dtypes import (
+    DLPACK_NAMES,
+    ITEM_BYTES,
+    NUMPY_NAMES,
+    PACKED_SCALES,
+    TORCH_NAMES,
+    TYPESTR_NAMES,
+    WORD_CARRIERS,
+    raw_bits_of,
+)
 
 CPU = -1
 _DLPACK_CUDA_DEVICES = (2, 13)
@@ -51,8 +60,11 @@ class TensorArg(NamedTuple):
         """Whether the argument can be read as ``dtype``.
 
         DLPack and ``__cuda_array_interface__`` producers often cannot say FP8 or bf16, so unsigned integers of the
-        same width count as the raw bits. torch can say both, so there a uint8 tensor is a mistake.
+        same width count as the raw bits. torch can say both, so there a uint8 tensor is a mistake. Words of packed
+        scales are 32-bit integers wherever they come from.
         """
+        if dtype == PACKED_SCALES:
+            return self.dtype in (dtype, *WORD_CARRIERS)
         return self.dtype == dtype or (not self.is_torch and self.dtype == raw_bits_of(dtype) != dtype)
 
     def span_bytes(self) -> tuple[int, int]:
@@ -83,6 +95,21 @@ def read_tensor(value: Any, name: str, stream: int = 0) -> TensorArg:
     if hasattr(value, "__cuda_array_interface__"):
         return _read_cuda_array(value, name, stream)
     raise ArgumentError("this is no tensor", where=name, got=type(value).__name__, need="a tensor", fix=_TENSOR_FIX)
+
+
+def read_numpy(array: Any, name: str) -> TensorArg:
+    """Describe a NumPy array on the CPU, of types that NumPy itself does not have as well.
+
+    Raises:
+        ArgumentError: its strides are not whole elements.
+    """
+    item = array.dtype.itemsize
+    if any(stride % item for stride in array.strides):
+        raise ArgumentError("strides are not whole elements", where=name, got=f"{array.strides} bytes of {array.dtype}")
+    strides = tuple(stride // item for stride in array.strides)
+    dtype: str = array.dtype.name
+    address = array.__array_interface__["data"][0]
+    return TensorArg(name, address, array.shape, strides, NUMPY_NAMES.get(dtype, dtype), CPU)
 
 
 def current_stream(device: int) -> int:

@@ -143,6 +143,7 @@ class ScheduleHints(SpecPart):
     )
     split_k: int | None = entry(auto(Integer(1, 64)), "CTAs that share one output tile", default=None)
     swap_ab: bool | None = entry(auto(Flag()), "put rows of D on the tensor core's N side, for small M", default=None)
+    cta_group: int | None = entry(auto(Integer(1, 2)), "CTAs that multiply together, on Blackwell", default=None)
     raster: Raster = entry(Nested(Raster, may_be_auto=True), "order of the output tiles", default=Raster())
     pdl: bool | None = entry(auto(Flag()), "programmatic dependent launch", default=None)
     epilogue_overlap: bool | None = entry(auto(Flag()), "store a tile while the next one is multiplied", default=None)

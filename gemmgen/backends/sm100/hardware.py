@@ -13,6 +13,8 @@ LANES = 128
 LANES_PER_WARP = 32
 """Warp w of a warpgroup reaches lanes 32 · w … + 31."""
 MMA_K_BYTES = 32
+STEP_ELEMENTS = 128
+"""Elements of K in a step with scales: one swizzle span of FP8."""
 SWIZZLE_ROWS = 8
 """Rows of a swizzle atom."""
 MIN_COLUMNS, MAX_COLUMNS, COLUMN_STEP = 16, 256, 16
@@ -26,6 +28,15 @@ STORED_DTYPES = ("bf16", "f16", "f32")
 F32_ACCUMULATOR = 1
 TYPE_CODES = {"f8f6f4": {"e4m3": 0, "e5m2": 1}, "f16": {"f16": 0, "bf16": 1}}
 """Operand types in the instruction descriptor, by the kind of tcgen05.mma that takes them."""
+SCALED_KIND, SCALED_KIND_CODES = "mxf8f6f4", TYPE_CODES["f8f6f4"]
+"""The kind that scales its operands itself, by powers of two for every 32 elements of K."""
+SCALES_PER_WORD = 4
+SCALE_GROUP_ROWS, SCALE_GROUP_COLUMNS, SCALE_GROUP_BYTES = 128, 4, 512
+"""Scales reach tensor memory in groups of 128 words, one per row: 4 columns, from 512 bytes of shared memory."""
+POWER_OF_TWO_SCALES = 1
+WHOLE_WORD = 0xFFFFFFFF
+PAIR = 2
+"""CTAs that multiply together."""
 SWIZZLE_CODES = {0: 0, 128: 2, 64: 4, 32: 6}
 """Bits 61..63 of a shared-memory descriptor by swizzle span in bytes."""
 
@@ -50,6 +61,87 @@ def instruction_descriptor(
     codes = TYPE_CODES[mma_kind(a_dtype, b_dtype)]
     types = codes[a_dtype] << 7 | codes[b_dtype] << 10 | a_transposed << 15 | b_transposed << 16
     return F32_ACCUMULATOR << 4 | types | columns >> 3 << 17 | rows >> 4 << 24
+
+
+def scale_groups(rows: int) -> int:
+    """Groups of scale words for so many rows of an operand."""
+    return -(-rows // SCALE_GROUP_ROWS)
+
+
+def scale_columns(rows: int, columns: int) -> int:
+    """Columns of tensor memory for the scales of a step's operands."""
+    return SCALE_GROUP_COLUMNS * (scale_groups(rows) + scale_groups(columns))
+
+
+def pairs_share(columns: int, narrowest: int = 1) -> bool:
+    """Whether a pair of CTAs can have half of an operand with so many rows each.
+
+    Args:
+        columns: the tile's extent on the tensor core's N side.
+        narrowest: rows of which an operand's tile must be a multiple.
+    """
+    return columns % (PAIR * COLUMN_STEP) == 0 and columns // PAIR % narrowest == 0
+
+
+def check_pair(columns: int, cluster: tuple[int, int]) -> None:
+    """Raise ScheduleError unless a pair of CTAs can multiply tiles of so many columns together."""
+    if not pairs_share(columns):
+        raise ScheduleError("a pair of CTAs shares the N side of tcgen05.mma", where="schedule.tile",
+                            got=f"{columns} columns", need=f"a multiple of {PAIR * COLUMN_STEP}",
+                            fix="change tile, or write cta_group: 1")  # fmt: skip
+    if cluster != (1, 1):
+        raise ScheduleError("a pair of CTAs is a cluster of its own", where="schedule.cluster", got=list(cluster),
+                            need=[1, 1], fix="leave cluster auto, or write cta_group: 1")  # fmt: skip
+
+
+def scaled_instruction_descriptor(
+    rows: int, columns: int, a_dtype: str, b_dtype: str, a_transposed: bool = False, b_transposed: bool = False
+) -> int:
+    """The 32-bit instruction descriptor of a product with scales, for the first scale of each word."""
+    codes = SCALED_KIND_CODES
+    types = codes[a_dtype] << 7 | codes[b_dtype] << 10 | a_transposed << 15 | b_transposed << 16
+    return types | columns >> 3 << 17 | POWER_OF_TWO_SCALES << 23 | rows >> 7 << 27
+
+
+def scale_ids(a: int, b: int) -> int:
+    """The bits of an instruction descriptor that choose the scales of a and of b in their words."""
+    return a << 29 | b << 4
+
+
+def scale_descriptor() -> int:
+    """The shared-memory descriptor of a group of scale words, rows of 16 bytes, without its start address."""
+    return SWIZZLE_ROWS * 16 >> 4 << 32 | 1 << 46
+
+
+def scale_steps(vector: int) -> tuple[int, ...]:
+    """By how much the place in its word of a product's scale exceeds that of a step's first product.
+
+    Args:
+        vector: elements of K that share a scale.
+
+    Raises:
+        ScheduleError: a product's elements would have several scales, or a step would need several words.
+    """
+    products = STEP_ELEMENTS // MMA_K_BYTES
+    if vector % MMA_K_BYTES or STEP_ELEMENTS % vector:
+        raise ScheduleError("elements of K that share a scale", where="operands", got=vector,
+                            need=f"{MMA_K_BYTES}, {2 * MMA_K_BYTES} or {STEP_ELEMENTS}")  # fmt: skip
+    return tuple(index * MMA_K_BYTES // vector for index in range(products))
+
+
+def scales_within(extent: int, step: int, vector: int) -> int:
+    """The bytes of a scale word, as a mask, up to the last one that the last step of K multiplies something by.
+
+    Args:
+        extent: elements of K.
+        step: those of a step.
+        vector: those that share a scale; a word whose scales last for several steps is never read behind K.
+    """
+    if vector >= step:
+        return WHOLE_WORD
+    before = (extent - 1) // step * step // vector % SCALES_PER_WORD
+    used = before + -(-((extent - 1) % step + 1) // vector)
+    return WHOLE_WORD >> 8 * (SCALES_PER_WORD - used)
 
 
 def shared_descriptor(swizzle_bytes: int, slab_bytes: int = 16) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gemmgen.backends.sm90.hardware import GROUP_WARPS, MAX_BOX, store_slab_columns, swizzle_span
+from gemmgen.backends.sm90.lower_loads import extents_of
 from gemmgen.backends.sm90.math_ops import BlockScalesOp, StagingPublishOp, StagingWaitOp, StoreCommitOp, StoreDrainOp
 from gemmgen.backends.sm90.ops import AdvanceOp, ReleaseOp, WaitOp
 from gemmgen.backends.sm100 import hardware as hw
@@ -23,7 +24,7 @@ from gemmgen.backends.sm100.math_ops import (
     TmaStoreOp,
     ZeroOp,
 )
-from gemmgen.backends.sm100.ops import CommitOp, FenceOp, MmaOp
+from gemmgen.backends.sm100.ops import CommitOp, FenceOp, MmaOp, ScaledMmaOp, ScaleFactorsOp
 from gemmgen.errors import IRError
 from gemmgen.ir import async_ops, tile_ops
 from gemmgen.ir.builder import Builder
@@ -33,9 +34,9 @@ from gemmgen.ir.tile_ops import ForKOp, MapOp, PromoteOp, extents, mem
 from gemmgen.ir.types import F32, U32, frag
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from gemmgen.backends.sm90.lowering import Context
+    from gemmgen.backends.sm90.lowering import Context, Handle
 
 SLAB_COLUMNS = 64
 """Columns of D in a slab of a transposed tile: one swizzle span of bf16."""
@@ -78,8 +79,10 @@ class MmaLowering:
     def __init__(self, ir: Builder, ctx: Context, sums: Sums) -> None:
         self.ir, self.ctx, self.sums = ir, ctx, sums
 
-    def step(self, loop: ForKOp, ops: Sequence[Op], cursor: Value) -> None:
+    def step(self, loop: ForKOp, ops: Sequence[Op], cursors: Mapping[Value, Value]) -> None:
         """One step: wait for operands and a free accumulator, multiply, and tell both rings when it is done."""
+        ring = self.ctx.operands
+        cursor = cursors[ring.ring.result]
         kinds = [type(op) for op in ops if not isinstance(op, async_ops.ReadOp)]
         handed = [async_ops.AcquireOp, async_ops.AsyncMmaOp, async_ops.CommitOp]
         expected = [async_ops.WaitOp, *(handed if self.sums.by_step else handed[1:2]), async_ops.ReleaseOp]
@@ -87,21 +90,22 @@ class MmaLowering:
             _refuse_step(kinds, expected)
         read = {op.result: op.buffer for op in ops if isinstance(op, async_ops.ReadOp)}
         mma = next(op for op in ops if isinstance(op, async_ops.AsyncMmaOp))
-        self.ir.add(WaitOp, barriers=self.ctx.full, cursor=cursor, flip=False)
+        self.ir.add(WaitOp, barriers=ring.full, cursor=cursor, flip=False)
         if self.sums.by_step:
             self._acquire()
         self._multiply(mma, read, cursor, loop.body.args[0] if mma.accumulate else None)
         # In this order: whoever waits for the sum then knows that the stage was released, too.
-        self.ir.add(CommitOp, barriers=self.ctx.empty, cursor=cursor, cluster=self.ctx.ring.cluster)
+        together = self.sums.ring.ctas
+        self.ir.add(CommitOp, barriers=ring.empty, cursor=cursor, cluster=ring.ring.cluster * together, ctas=together)
         if self.sums.by_step:
-            self.ir.add(CommitOp, barriers=self.sums.full, cursor=self.sums.cursor)
+            self._announce()
 
     def tile_op(self, op: Op) -> None:
         """Where a sum runs over all of K: take a free accumulator before the steps, announce it behind them."""
         if isinstance(op, async_ops.AcquireOp):
             self._acquire()
         elif isinstance(op, async_ops.CommitOp):
-            self.ir.add(CommitOp, barriers=self.sums.full, cursor=self.sums.cursor)
+            self._announce()
             self.ir.add(AdvanceOp, cursor=self.sums.cursor, stages=self.sums.ring.stages)
         else:
             raise IRError(f"sm_100a has no lowering for {op.NAME} here", got=op.NAME)
@@ -109,6 +113,10 @@ class MmaLowering:
     def _acquire(self) -> None:
         self.ir.add(WaitOp, barriers=self.sums.empty, cursor=self.sums.cursor, flip=True)
         self.ir.add(FenceOp, side="after")
+
+    def _announce(self) -> None:
+        sums, together = self.sums, self.sums.ring.ctas
+        self.ir.add(CommitOp, barriers=sums.full, cursor=sums.cursor, cluster=together, ctas=together)
 
     def _multiply(self, mma: async_ops.AsyncMmaOp, read: dict[Value, str], cursor: Value, k: Value | None) -> None:
         sums, a, b = self.sums, mem(mma.a), mem(mma.b)
@@ -120,12 +128,29 @@ class MmaLowering:
             name: swizzle_span(extents(value)[1] * item) if transposed else 0
             for name, value, transposed in (("a_span", mma.a, mma.trans_a), ("b_span", mma.b, mma.trans_b))
         }
+        fields = dict(
+            tmem=sums.tmem, cursor=cursor, parts=sums.cursor, k=k, a=read[mma.a], b=read[mma.b], a_dtype=a.dtype.name,
+            b_dtype=b.dtype.name, rows=rows, columns=columns, first=sums.first, steps=row_bytes // hw.MMA_K_BYTES,
+            row_bytes=row_bytes, item_bytes=item, ctas=mma.ctas, **spans,
+        )  # fmt: skip
         with self.ir.at(mma.origin):
+            if mma.scale_a is None or mma.scale_b is None:
+                self.ir.add(MmaOp, **fields)
+                return
+            first_b = self._scale_factors(mma, read[mma.scale_a], cursor, mma.scale_offset)
+            self._scale_factors(mma, read[mma.scale_b], cursor, first_b)
             self.ir.add(
-                MmaOp, tmem=sums.tmem, cursor=cursor, parts=sums.cursor, k=k, a=read[mma.a], b=read[mma.b],
-                a_dtype=a.dtype.name, b_dtype=b.dtype.name, rows=rows, columns=columns, first=sums.first,
-                steps=row_bytes // hw.MMA_K_BYTES, row_bytes=row_bytes, item_bytes=item, **spans,
+                ScaledMmaOp, **fields, scale_a=mma.scale_offset, scale_b=first_b, scale_columns=mma.scale_columns,
+                vector_a=mma.vector_a, vector_b=mma.vector_b,
             )  # fmt: skip
+
+    def _scale_factors(self, mma: async_ops.AsyncMmaOp, buffer: str, cursor: Value, first: int) -> int:
+        """Copy an operand's scales to tensor memory; returns the column behind them at stage 0."""
+        (words,) = extents_of(self.ctx.operands.ring.buffer(buffer))
+        groups = words // hw.SCALE_GROUP_ROWS
+        self.ir.add(ScaleFactorsOp, tmem=self.sums.tmem, cursor=cursor, area=buffer, groups=groups, first=first,
+                    columns=mma.scale_columns, ctas=mma.ctas)  # fmt: skip
+        return first + groups * hw.SCALE_GROUP_COLUMNS
 
 
 class MathLowering:
@@ -185,57 +210,68 @@ class MathLowering:
                 case _:
                     raise IRError(f"sm_100a has no lowering for {op.NAME} here", got=op.NAME)
 
-    def step(self, loop: ForKOp, ops: Sequence[Op], cursor: Value) -> None:
+    def step(self, loop: ForKOp, ops: Sequence[Op], cursors: Mapping[Value, Value]) -> None:
         """One step of K: read the scales, wait for the partial sum, promote it and hand its columns back."""
         for init, arg, result in zip(loop.inits, loop.body.args[1:], loop.results, strict=True):
             self.pieces[arg] = self.pieces[result] = self.pieces[init]
         kinds = [type(op) for op in ops if not isinstance(op, async_ops.ReadOp)]
-        expected = [async_ops.WaitOp, async_ops.WaitOp, PromoteOp, async_ops.ReleaseOp, async_ops.ReleaseOp]
-        if kinds != expected:
+        turns = 1 + len(cursors)
+        expected = [*[async_ops.WaitOp] * turns, PromoteOp, *[async_ops.ReleaseOp] * turns]
+        if kinds != expected or len(cursors) > 1:
             _refuse_step(kinds, expected)
         read = {op.result: op.buffer for op in ops if isinstance(op, async_ops.ReadOp)}
         promote = next(op for op in ops if isinstance(op, PromoteOp))
         with self.ir.at(promote.origin):
-            self._promote(promote, read, cursor)
+            if promote.row_scale is None or promote.col_scale is None:
+                self._wait_for_sum()
+                self.ir.add(AddPartOp, **self._place(promote), width=hw.load_columns(self.columns))
+            else:
+                ((ring, cursor),) = cursors.items()
+                self._promote(promote, read, self.ctx.rings[ring], cursor)
+            self._release_sum()
         self.pieces[promote.result] = self.pieces[promote.acc]
 
-    def _promote(self, op: PromoteOp, read: dict[Value, str], cursor: Value) -> None:
-        ir, ctx, sums = self.ir, self.ctx, self.sums
-        place = {"acc": self.pieces[op.acc], "lanes": self.lanes, "parts": sums.cursor, "columns": sums.shape[1],
-                 "first": sums.first}  # fmt: skip
-        ir.add(WaitOp, barriers=ctx.full, cursor=cursor, flip=False)
-        by_row = op.row_block == 1 and op.col_block > 1
-        if op.row_scale is None or op.col_scale is None:
-            self._release_stage(cursor)
-            self._wait_for_sum()
-            ir.add(AddPartOp, **place, width=hw.load_columns(self.columns))
-        elif by_row:
-            row = ir.add(RowScaleOp, cursor=cursor, area=read[op.row_scale], result=("row_scale", F32)).result
+    def _place(self, op: PromoteOp) -> dict[str, Value | int]:
+        """Where a partial sum and the registers that it is added to are."""
+        sums = self.sums
+        return {"acc": self.pieces[op.acc], "lanes": self.lanes, "parts": sums.cursor, "columns": sums.shape[1],
+                "first": sums.first}  # fmt: skip
+
+    def _promote(self, op: PromoteOp, read: dict[Value, str], ring: Handle, cursor: Value) -> None:
+        ir, place = self.ir, self._place(op)
+        assert op.row_scale is not None
+        assert op.col_scale is not None
+        ir.add(WaitOp, barriers=ring.full, cursor=cursor, flip=False)
+        if op.row_block == 1:
+            factor = ir.add(RowScaleOp, cursor=cursor, area=read[op.row_scale], result=("row_scale", F32)).result
+        elif extents(op.row_scale) == (1,):
+            factor = self._blocks(op.row_scale, read, cursor)
+        else:
+            factor = None
+        if factor is not None and op.row_block == 1 and op.col_block > 1:
             blocks = self._blocks(op.col_scale, read, cursor)
-            self._release_stage(cursor)
+            self._release_stage(ring, cursor)
             self._wait_for_sum()
-            ir.add(PromoteRowsOp, **place, width=hw.load_columns(self.columns, op.col_block), row=row, blocks=blocks,
+            ir.add(PromoteRowsOp, **place, width=hw.load_columns(self.columns, op.col_block), row=factor, blocks=blocks,
                    col=op.col, block=op.col_block)  # fmt: skip
-        elif op.row_block > 1 and op.col_block == 1 and extents(op.row_scale) == (1,):
-            blocks = self._blocks(op.row_scale, read, cursor)
+        elif factor is not None and op.col_block == 1:
             self._wait_for_sum()
-            ir.add(PromoteColumnsOp, **place, width=hw.load_columns(self.columns), blocks=blocks, cursor=cursor,
+            ir.add(PromoteColumnsOp, **place, width=hw.load_columns(self.columns), factor=factor, cursor=cursor,
                    area=read[op.col_scale])  # fmt: skip
-            self._release_stage(cursor)
+            self._release_stage(ring, cursor)
         else:
             raise IRError("sm_100a cannot promote with these scale blocks yet",
                           got=f"{op.row_block} rows, {op.col_block} columns, {op.row_scale.type} scales per tile",
-                          need="one scale per row with blocks of columns, or one block of rows with a scale per column",
+                          need="a scale per row, or one block of rows with a scale per column",
                           fix="choose tile rows that divide the scale block")  # fmt: skip
-        self._release_sum()
 
     def _blocks(self, scales: Value, read: dict[Value, str], cursor: Value) -> Value:
         kind = frag(F32, *extents(scales))
         return self.ir.add(BlockScalesOp, cursor=cursor, area=read[scales], result=("block_scale", kind)).result
 
-    def _release_stage(self, cursor: Value) -> None:
+    def _release_stage(self, ring: Handle, cursor: Value) -> None:
         """This warp needs nothing more of the stage; the tensor core releases it for itself."""
-        self.ir.add(ReleaseOp, barriers=self.ctx.empty, cursor=cursor, cluster=self.ctx.ring.cluster)
+        self.ir.add(ReleaseOp, barriers=ring.empty, cursor=cursor, cluster=ring.ring.cluster)
 
     def _release_sum(self) -> None:
         """This warp has read its lanes; the next product may overwrite them."""

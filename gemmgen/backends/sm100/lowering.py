@@ -8,12 +8,12 @@ from typing import ClassVar
 from gemmgen.backends.sm90 import lowering as hopper
 from gemmgen.backends.sm90.lower_loads import LoadLowering
 from gemmgen.backends.sm90.ops import AdvanceOp, Area, BarriersOp, CursorOp, KLoopOp, SyncOp
-from gemmgen.backends.sm100 import hardware as hw
 from gemmgen.backends.sm100.lower_math import MathLowering, MmaLowering, Sums
-from gemmgen.backends.sm100.ops import FenceOp, TmemAddressOp, TmemAllocOp, TmemFreeOp, renamed
+from gemmgen.backends.sm100.lower_scales import ScaleLowering, arranges
+from gemmgen.backends.sm100.ops import FenceOp, OwnShareOp, TmemAddressOp, TmemAllocOp, TmemFreeOp, renamed
 from gemmgen.errors import IRError
 from gemmgen.ir import async_ops
-from gemmgen.ir.async_ops import AsyncMmaOp, RingOp, RoleOp
+from gemmgen.ir.async_ops import AsyncLoadOp, AsyncMmaOp, RingOp, RoleOp
 from gemmgen.ir.core import Level, Module, Op, Region, Value
 from gemmgen.ir.rewrite import walk
 from gemmgen.ir.tile_ops import ForKOp, ForTilesOp, YieldOp
@@ -23,6 +23,8 @@ from gemmgen.passes.registry import register_pass
 from gemmgen.schedule import Schedule
 
 Work = MathLowering | MmaLowering
+Cursors = dict[Value, Value]
+"""A role's place in each ring that it fills or reads."""
 
 
 @register_pass
@@ -48,6 +50,8 @@ class LowerSm100Pass(Pass):
 class Lowering(hopper.Lowering):
     """Lowers one module, in Hopper's ops where Blackwell has the same; see ``ops.renamed``."""
 
+    MAX_RINGS: ClassVar[int] = 2
+
     def __init__(self, module: Module, pdl: bool) -> None:
         found = [op for op in module.body.ops if isinstance(op, RingOp) and op.in_tensor_memory]
         issuers = [op for op in module.body.ops if isinstance(op, RoleOp) and _issues(op)]
@@ -61,6 +65,7 @@ class Lowering(hopper.Lowering):
             )
         super().__init__(module, 0, pdl)
         self.ring_of_sums = found[0]
+        self.ctas = found[0].ctas
         self.by_step = not any(isinstance(op, AsyncMmaOp) and op.accumulate for op in walk(module))
         self.columns = int(module.attr("tmem_columns"))
         stages = found[0].stages
@@ -69,24 +74,38 @@ class Lowering(hopper.Lowering):
         self.tmem = self.ir.value("tmem", U32)
         self.alloc_warp = sum(role.warps for role in self.roles[: self.roles.index(issuers[0])])
 
-    def _empty_arrivals(self) -> int:
-        warps = self.ctx.math_warps if self._uses_ring(self.roles[0]) else 0
-        return hw.empty_arrivals(warps, self.ctx.ring.cluster)
+    def _full_arrivals(self, ring: RingOp) -> int:
+        """One warp of every CTA arranges scales, if there are any."""
+        loops = [op for op in walk(self.ctx.module) if arranges(op)]
+        arranged = {op.buffer for op in loops if op.ring == ring.result}  # pyright: ignore[reportAttributeAccessIssue]
+        rest = ring.replace(buffers=tuple(b for b in ring.buffers if b.name not in arranged))
+        return super()._full_arrivals(rest) + (ring.ctas if arranged else 0)
 
-    def _uses_ring(self, role: RoleOp) -> bool:
-        """Whether the role fills or reads stages in shared memory; one that takes whole sums does not."""
-        steps = [op.ring for op in walk(role.body) if isinstance(op, async_ops.RingStepOp)]
-        return self.ctx.ring.result in steps
+    def _empty_arrivals(self, ring: RingOp) -> int:
+        """The tensor core's commit, and every warp that reads a stage itself."""
+        readers = [role for role in self.roles if _releases(role, ring.result)]
+        return sum(1 if _issues(role) else role.warps for role in readers) * ring.cluster
+
+    def _rings_of(self, role: RoleOp) -> list[Value]:
+        """The rings in shared memory that the role fills or reads, in order; one that takes whole sums has none."""
+        turned = dict.fromkeys(op.ring for op in walk(role.body) if isinstance(op, async_ops.RingStepOp))
+        return [ring for ring in turned if ring in self.ctx.rings]
 
     def _barriers(self) -> list[Value]:
         barriers = super()._barriers()
         self.ir.add(BarriersOp, area="part_full", arrivals=1, result=self.part_full)
-        self.ir.add(BarriersOp, area="part_empty", arrivals=self.ctx.math_warps, result=self.part_empty)
+        self.ir.add(BarriersOp, area="part_empty", arrivals=self.ctx.math_warps * self.ctas, leader=self.ctas > 1,
+                    result=self.part_empty)  # fmt: skip
         return [*barriers, self.part_full, self.part_empty]
 
     def _set_up(self) -> None:
-        """Tensor memory is allocated before all threads meet, and everybody learns its address afterwards."""
-        self.ir.add(TmemAllocOp, area="tmem_address", columns=self.columns, warp=self.alloc_warp)
+        """Tensor memory is allocated before all threads meet, and everybody learns its address afterwards.
+
+        A pair allocates together, so that its CTAs must both be there.
+        """
+        if self.ctas > 1:
+            self.ir.add(SyncOp, scope="cluster")
+        self.ir.add(TmemAllocOp, area="tmem_address", columns=self.columns, warp=self.alloc_warp, ctas=self.ctas)
         super()._set_up()
         self.ir.add(TmemAddressOp, area="tmem_address", result=self.tmem)
 
@@ -95,33 +114,40 @@ class Lowering(hopper.Lowering):
         self.ir.add(FenceOp, side="before")
         self.ir.add(SyncOp, scope="cluster" if self.cluster > 1 else "cta")
         self.ir.add(FenceOp, side="after")
-        self.ir.add(TmemFreeOp, tmem=self.tmem, columns=self.columns, warp=self.alloc_warp)
+        self.ir.add(TmemFreeOp, tmem=self.tmem, columns=self.columns, warp=self.alloc_warp, ctas=self.ctas)
+
+    def _leads(self, role: RoleOp) -> bool:
+        return self.ctas > 1 and _issues(role)
 
     def _body(self, role: RoleOp) -> None:
         ir = self.ir
-        cursor = ir.add(CursorOp, result=("cursor", INDEX)).result if self._uses_ring(role) else None
+        cursors = {ring: self._cursor(ring) for ring in self._rings_of(role)}
         if not hopper.stores(role) and not _issues(role):
-            self._visit(role, cursor, None, None)
+            self._visit(role, cursors, None, None)
             return
         parts = ir.add(CursorOp, result=("parts", INDEX)).result
         sums = Sums(self.ring_of_sums, self.tmem, parts, self.part_full, self.part_empty, self.by_step)
         if _issues(role):
-            self._visit(role, cursor, parts, MmaLowering(ir, self.ctx, sums))
+            self._visit(role, cursors, parts, MmaLowering(ir, self.ctx, sums))
             return
         math = MathLowering(ir, self.ctx, sums)
         math.prologue()
-        self._visit(role, cursor, parts, math)
+        self._visit(role, cursors, parts, math)
         math.epilogue()
 
-    def _visit(self, role: RoleOp, cursor: Value | None, parts: Value | None, work: Work | None) -> None:
+    def _cursor(self, ring: Value) -> Value:
+        first = ring == self.ctx.operands.ring.result
+        return self.ir.add(CursorOp, result=("cursor" if first else f"{ring.name}_cursor", INDEX)).result
+
+    def _visit(self, role: RoleOp, cursors: Cursors, parts: Value | None, work: Work | None) -> None:
         """The role's loops over tiles and over K."""
         for op in role.body.ops:
             if not isinstance(op, ForTilesOp):
                 raise IRError("a role runs loops over tiles", got=op.NAME, need=ForTilesOp.NAME)
             with self.ir.region() as body:
                 for inner in op.body.ops:
-                    if isinstance(inner, ForKOp) and cursor is not None:
-                        self._step(inner, cursor, parts, work)
+                    if isinstance(inner, ForKOp):
+                        self._step(inner, cursors, parts, work)
                     elif work is not None:
                         work.tile_op(inner)
             self.ir.add(hopper.TileLoopOp, **self._tile_loop(op), body=Region(op.body.args, body.region.ops))
@@ -130,18 +156,34 @@ class Lowering(hopper.Lowering):
         names = ("rows", "cols", "tile", "cluster", "split", "raster_group", "raster_along")
         return {name: getattr(op, name) for name in names}
 
-    def _step(self, loop: ForKOp, cursor: Value, parts: Value | None, work: Work | None) -> None:
+    def _step(self, loop: ForKOp, cursors: Cursors, parts: Value | None, work: Work | None) -> None:
         ops: list[Op] = [op for op in loop.body.ops if not isinstance(op, YieldOp)]
         with self.ir.region() as body:
-            if work is None:
-                LoadLowering(self.ir, self.ctx).step(ops, cursor, alone=True)
+            if work is not None:
+                work.step(loop, ops, cursors)
+            elif any(arranges(op) for op in ops):
+                ScaleLowering(self.ir, self.ctx).step(loop, ops, cursors)
             else:
-                work.step(loop, ops, cursor)
-            self.ir.add(AdvanceOp, cursor=cursor, stages=self.ctx.ring.stages)
+                LoadLowering(self.ir, self.ctx).step(self._own_shares(ops, loop.body.args[0]), cursors, alone=True)
+            for ring, cursor in cursors.items():
+                self.ir.add(AdvanceOp, cursor=cursor, stages=self.ctx.rings[ring].ring.stages)
             if parts is not None and self.by_step:
                 self.ir.add(AdvanceOp, cursor=parts, stages=self.ring_of_sums.stages)
         self.ir.add(KLoopOp, extent=loop.extent, step=loop.step, parts=loop.parts,
                     body=Region(loop.body.args[:1], body.region.ops))  # fmt: skip
+
+    def _own_shares(self, ops: list[Op], k0: Value) -> list[Op]:
+        """The loads, with those of an operand that CTAs share where this CTA's share of it starts."""
+        return [self._own_share(op, k0) if isinstance(op, AsyncLoadOp) and op.shares > 1 else op for op in ops]
+
+    def _own_share(self, op: AsyncLoadOp, k0: Value) -> AsyncLoadOp:
+        """Shares are of rows or columns of D; every CTA loads all of K."""
+        held = self.ctx.rings[op.ring].ring.buffer(op.buffer).type.shape
+        axis = 1 if op.row == k0 else 0
+        start = op.col if axis else op.row
+        extent = int(held[axis])  # pyright: ignore[reportArgumentType]
+        share = self.ir.add(OwnShareOp, start=start, extent=extent, result=(f"{start.name}_share", INDEX)).result
+        return op.replace(col=share) if axis else op.replace(row=share)
 
     def _areas(self) -> list[Area]:
         ring = self.ring_of_sums
@@ -150,6 +192,10 @@ class Lowering(hopper.Lowering):
                   for index, name in enumerate(("part_full", "part_empty"))]  # fmt: skip
         address = ring.offset + ring.control_bytes - bytes_
         return [*super()._areas(), *places, Area("tmem_address", address, bytes_)]
+
+
+def _releases(role: RoleOp, ring: Value) -> bool:
+    return any(isinstance(op, async_ops.ReleaseOp) and op.ring == ring for op in walk(role.body))
 
 
 def _issues(role: RoleOp) -> bool:

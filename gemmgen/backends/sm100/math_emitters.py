@@ -13,6 +13,7 @@ from gemmgen.backends.sm100.emitters import TARGET, accumulator
 from gemmgen.emit.emission import Emission, Helper, emits, helpers
 from gemmgen.ir.core import Module, Value
 from gemmgen.ir.tile_ops import extents
+from gemmgen.ir.types import F32
 
 CHUNK_COLUMNS = 8
 """Columns of bf16 in 16 bytes, the unit that swizzling moves."""
@@ -46,7 +47,8 @@ def _promote_rows(op: ops.PromoteRowsOp, module: Module) -> Emission:
 
 @emits(ops.PromoteColumnsOp, TARGET)
 def _promote_columns(op: ops.PromoteColumnsOp, module: Module) -> Emission:
-    fields = {**_sums(op), "blocks": op.blocks.name, "scales": stage_address(op.area, op.cursor), "area": op.area}
+    factor = op.factor.name if op.factor.type == F32 else f"{op.factor.name}[0]"
+    fields = {**_sums(op), "factor": factor, "scales": stage_address(op.area, op.cursor), "area": op.area}
     return Emission("promote_columns", fields, (load_helper(op.width), *helpers("load_shared_4")))
 
 

@@ -86,12 +86,15 @@ class PromoteRowsOp(PromoteOp):
 @register_op
 @dataclass(frozen=True)
 class PromoteColumnsOp(PromoteOp):
-    """``acc += part · block scale · column scale``: column scales are read from ``area`` of the cursor's stage."""
+    """``acc += part · factor · column scale``: column scales are read from ``area`` of the cursor's stage.
+
+    ``factor`` is the scale of this thread's row, or of the one block that the tile's rows are in.
+    """
 
     NAME: ClassVar[str] = "sm100.promote_columns"
     EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_TMEM, Effect.READS_SMEM})
 
-    blocks: Value = operand()
+    factor: Value = operand()
     cursor: Value = operand()
     area: str = attr()
 

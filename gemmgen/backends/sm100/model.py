@@ -63,24 +63,32 @@ def describe(
         step_cycles=step.cycles,
         resources=(
             Resource("device memory", predicted.memory_us, predicted.total_us, "µs"),
-            *(_engine(name, cycles, predicted) for name, cycles in _engines(step).items()),
+            *(_engine(name, cycles, bytes_, predicted) for name, cycles, bytes_ in _engines(step)),
             *_spaces(program, launch, held, predicted, target),
         ),
     )
 
 
-def _engines(step: heuristics.StepModel) -> dict[str, float]:
-    """Cycles of each engine of an SM that a step keeps busy."""
-    cycles = {"tensor core": step.mma_cycles, "shared memory, read by tcgen05.mma": step.shared_cycles}
+def _engines(step: heuristics.StepModel) -> list[tuple[str, float, int | None]]:
+    """Each engine of an SM that a step keeps busy: its name, cycles, and the bytes that it moves."""
+    engines: list[tuple[str, float, int | None]] = [
+        ("tensor core", step.mma_cycles, None),
+        ("shared memory, read by tcgen05.mma", step.shared_cycles, step.shared_bytes),
+        ("L2, operands and scales", step.l2_cycles, step.l2_bytes),
+    ]
+    tmem_cycles = step.tmem_bytes / heuristics.WORD_BYTES / heuristics.TMEM_LOAD_WORDS_PER_CYCLE
     if step.promotion_cycles:
-        cycles["CUDA cores, promotion out of tensor memory"] = step.promotion_cycles
-    return cycles
+        engines.append(("tensor memory, partial sums", tmem_cycles, step.tmem_bytes))
+        engines.append(("CUDA cores, promotion out of tensor memory", step.promotion_cycles, None))
+    elif step.tmem_bytes:
+        engines.append(("tensor memory, scales", tmem_cycles, step.tmem_bytes))
+    return engines
 
 
-def _engine(name: str, cycles: float, predicted: Prediction) -> Resource:
+def _engine(name: str, cycles: float, bytes_: int | None, predicted: Prediction) -> Resource:
     """One engine of the SM that makes most steps."""
     busy = predicted.steps_per_cta * cycles / heuristics.CYCLES_PER_US
-    return Resource(name, busy, predicted.total_us, "µs", cycles)
+    return Resource(name, busy, predicted.total_us, "µs", cycles, bytes_)
 
 
 def _floor(m: int, n: int, k: int, item_bytes: int, d_item_bytes: int) -> Floor:

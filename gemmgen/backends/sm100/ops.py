@@ -13,6 +13,7 @@ from typing import ClassVar, TypeVar
 from gemmgen.backends.sm90 import math_ops as hopper_math
 from gemmgen.backends.sm90 import ops as hopper
 from gemmgen.ir.core import Effect, Level, Module, Op, Value
+from gemmgen.ir.dims import Dim
 from gemmgen.ir.rewrite import map_ops
 from gemmgen.ir.schema import attr, operand, optional_operand, register_op, result
 
@@ -77,7 +78,10 @@ class Sm100Op(hopper.Sm90Op):
 @register_op
 @dataclass(frozen=True)
 class TmemAllocOp(Sm100Op):
-    """Warp ``warp`` allocates ``columns`` columns of tensor memory; their address is written to area ``area``."""
+    """Warp ``warp`` allocates ``columns`` columns of tensor memory; their address is written to area ``area``.
+
+    ``ctas`` = 2: that warp in both CTAs of a pair, whose tensor memory is allocated alike; so for all other ops.
+    """
 
     NAME: ClassVar[str] = "sm100.tmem_alloc"
     EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.WRITES_SMEM})
@@ -85,6 +89,7 @@ class TmemAllocOp(Sm100Op):
     area: str = attr()
     columns: int = attr()
     warp: int = attr()
+    ctas: int = attr(default=1)
 
 
 @register_op
@@ -109,6 +114,7 @@ class TmemFreeOp(Sm100Op):
     tmem: Value = operand()
     columns: int = attr()
     warp: int = attr()
+    ctas: int = attr(default=1)
 
 
 @register_op
@@ -129,7 +135,8 @@ class MmaOp(Sm100Op):
     ``steps`` tcgen05.mma of 32 bytes of K. The first overwrites; where ``k`` is given, it does so only at k = 0, and
     the sum runs on over K. The accumulator is ``rows`` lanes by ``columns`` columns of ``tmem`` from ``first`` +
     ``columns`` · stage on. Operand rows are ``row_bytes`` of K, swizzled. ``a_span`` > 0: a lies transposed, its rows
-    follow each other along K in slabs of so many bytes; ``b_span`` likewise.
+    follow each other along K in slabs of so many bytes; ``b_span`` likewise. ``ctas`` = 2: for both CTAs of a pair,
+    each of which has its own ``rows`` of a and of the accumulator, and half of b's rows.
     """
 
     NAME: ClassVar[str] = "sm100.mma"
@@ -151,6 +158,119 @@ class MmaOp(Sm100Op):
     item_bytes: int = attr(default=1)
     a_span: int = attr(default=0)
     b_span: int = attr(default=0)
+    ctas: int = attr(default=1)
+
+
+@register_op
+@dataclass(frozen=True)
+class ScaledMmaOp(MmaOp):
+    """A product whose operands the tensor core scales by powers of two, which ``sm100.scale_factors`` has copied.
+
+    The scales of a and b are words of four in the ``scale_columns`` columns of the cursor's stage, a's from column
+    ``scale_a`` of ``tmem`` on and b's from ``scale_b`` on at stage 0. ``vector_a`` elements of K share a scale of a.
+    """
+
+    NAME: ClassVar[str] = "sm100.scaled_mma"
+
+    scale_a: int = attr()
+    scale_b: int = attr()
+    scale_columns: int = attr()
+    vector_a: int = attr()
+    vector_b: int = attr()
+
+
+@register_op
+@dataclass(frozen=True)
+class ScaleFactorsOp(Sm100Op):
+    """One thread starts copying ``groups`` × 128 words of ``area`` from the cursor's stage to tensor memory.
+
+    A group is ``sm100.arrange_scales``'s, and takes 4 columns; at stage 0 they start at column ``first`` of ``tmem``,
+    at the next one ``columns`` further on. Products that the thread starts afterwards see them.
+    """
+
+    NAME: ClassVar[str] = "sm100.scale_factors"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_SMEM, Effect.WRITES_TMEM})
+
+    tmem: Value = operand()
+    cursor: Value = operand()
+    area: str = attr()
+    groups: int = attr()
+    first: int = attr()
+    columns: int = attr()
+    ctas: int = attr(default=1)
+
+
+@register_op
+@dataclass(frozen=True)
+class ArrangeScalesOp(Sm100Op):
+    """A warp puts ``groups`` × 128 words in the order of the tensor core: word r goes to place 4 · (r % 32) + r / 32.
+
+    They are read from ``area`` of the stage of ``landed``, and written to ``to`` of the cursor's stage. Where ``k`` is
+    given, only the bytes of ``mask`` are kept in the step that starts at ``last``: what lies behind K has no scales.
+    """
+
+    NAME: ClassVar[str] = "sm100.arrange_scales"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_SMEM, Effect.WRITES_SMEM})
+
+    landed: Value = operand()
+    cursor: Value = operand()
+    k: Value | None = optional_operand()
+    area: str = attr()
+    to: str = attr()
+    groups: int = attr()
+    last: int = attr(default=0)
+    mask: int = attr(default=0xFFFFFFFF)
+
+
+@register_op
+@dataclass(frozen=True)
+class GatherScalesOp(Sm100Op):
+    """A warp reads ``groups`` × 128 words from global memory, and writes them as ``sm100.arrange_scales`` does.
+
+    ``source`` has ``limit`` rows of words; those beyond are zeros. ``block`` elements share a word; strides are in
+    words. ``k``, ``last`` and ``mask`` as there.
+    """
+
+    NAME: ClassVar[str] = "sm100.gather_scales"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_GMEM, Effect.WRITES_SMEM})
+
+    source: Value = operand()
+    row_stride: Value = operand()
+    col_stride: Value = operand()
+    cursor: Value = operand()
+    row: Value = operand()
+    col: Value = operand()
+    k: Value | None = optional_operand()
+    to: str = attr()
+    groups: int = attr()
+    block: tuple[int, ...] = attr()
+    limit: Dim = attr()
+    last: int = attr(default=0)
+    mask: int = attr(default=0xFFFFFFFF)
+
+
+@register_op
+@dataclass(frozen=True)
+class PublishScalesOp(Sm100Op):
+    """A warp's writes to the cursor's stage become visible to the tensor core, and the warp arrives once."""
+
+    NAME: ClassVar[str] = "sm100.publish_scales"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.WRITES_BARRIER})
+
+    barriers: Value = operand()
+    cursor: Value = operand()
+
+
+@register_op
+@dataclass(frozen=True)
+class OwnShareOp(Sm100Op):
+    """Where this CTA's share of ``extent`` rows or columns starts, of those from ``start`` on."""
+
+    NAME: ClassVar[str] = "sm100.own_share"
+
+    start: Value = operand()
+    extent: int = attr()
+    result: Value = result()
 
 
 @register_op
@@ -164,3 +284,4 @@ class CommitOp(Sm100Op):
     barriers: Value = operand()
     cursor: Value = operand()
     cluster: int = attr(default=1)
+    ctas: int = attr(default=1)

@@ -13,13 +13,34 @@ from gemmgen.backends.sm90 import math_ops as hopper_math
 from gemmgen.backends.sm90 import ops as hopper
 from gemmgen.backends.sm90.order_rules import check_barriers
 from gemmgen.backends.sm90.sites import Program, Site, area_names
+from gemmgen.backends.sm100 import hardware as hw
 from gemmgen.backends.sm100.math_ops import FetchOp, PromoteOp, RowScaleOp, StoreColumnsOp, StoreRowsOp, TmaStoreOp
-from gemmgen.backends.sm100.ops import CommitOp, FenceOp, MmaOp, TmemAddressOp, TmemAllocOp, TmemFreeOp
+from gemmgen.backends.sm100.ops import (
+    ArrangeScalesOp,
+    CommitOp,
+    FenceOp,
+    GatherScalesOp,
+    MmaOp,
+    PublishScalesOp,
+    ScaledMmaOp,
+    ScaleFactorsOp,
+    TmemAddressOp,
+    TmemAllocOp,
+    TmemFreeOp,
+)
+from gemmgen.errors import IRError
 from gemmgen.ir.core import Op, Region, Value
 from gemmgen.ir.verifier import fail
 
 Loads = hopper.TmaLoadOp | hopper.TmaLoadScalesOp | hopper.CopyScalesOp
-ReadsStage = MmaOp | RowScaleOp | PromoteOp | FetchOp | hopper_math.BlockScalesOp
+OfEveryCta = (
+    hopper.ExpectOp, hopper.TmaLoadOp, hopper.TmaLoadScalesOp, hopper.CopyScalesOp, hopper.ReleaseOp, ArrangeScalesOp,
+    GatherScalesOp, PublishScalesOp,
+)  # fmt: skip
+"""What each CTA of a pair does for itself; its share of barriers' arrivals and bytes is counted."""
+ReadsStage = (
+    MmaOp | RowScaleOp | PromoteOp | FetchOp | ScaleFactorsOp | ArrangeScalesOp | hopper_math.BlockScalesOp
+)  # fmt: skip
 
 
 def check_order(program: Program) -> None:
@@ -28,16 +49,20 @@ def check_order(program: Program) -> None:
     Raises:
         IRError: the first law that is broken.
     """
-    commits = Counter[Value]()
+    arrivals = Counter[Value]()
     for site, op in program.all(CommitOp):
         if not site.elect:
             fail(op, "one thread commits its products", got=f"{site.threads} threads", need="sm100.warps with elect")
-        commits[op.barriers] += op.cluster
-    sums = _Sums.of(program)
-    filled_by = check_barriers(program, commits, sums.full | sums.empty)
+        arrivals[op.barriers] += op.cluster // op.ctas
+    led = _check_leader(program)
+    for site, op in program.all(PublishScalesOp):
+        arrivals[op.barriers] += site.warps * (program.launch.cluster if op.barriers in led else 1)
+    sums, shared = _Sums.of(program), _shared(program)
+    own = frozenset(op.result for _, op in program.all(hopper.BarriersOp)) - shared
+    filled_by = check_barriers(program, arrivals, own) | _arranged(program)
     writers = max((op.multicast for _, op in program.all(hopper.TmaLoadOp)), default=1)
     for _, op in program.all(CommitOp):
-        wanted = 1 if op.barriers in sums.full else writers
+        wanted = (writers if op.barriers in shared else 1) * op.ctas
         if op.cluster != wanted:
             fail(op, "a commit tells every CTA that writes into the stage", got=op.cluster, need=wanted)
     for site, op in program.all(hopper.TileLoopOp):
@@ -46,6 +71,47 @@ def check_order(program: Program) -> None:
         step.end(op)
         _check_epilogue(site, op)
     _check_life(program)
+
+
+def _shared(program: Program) -> frozenset[Value]:
+    """The barriers that say that stages are free into which other CTAs write, too."""
+    cursors = {op.cursor for _, op in program.all(hopper.TmaLoadOp) if op.multicast > 1}
+    return frozenset(op.barriers for _, op in program.all(hopper.WaitOp) if op.flip and op.cursor in cursors)
+
+
+def _check_leader(program: Program) -> frozenset[Value]:
+    """A pair's products, and waits for what both CTAs do, are its first CTA's; returns the barriers of the latter."""
+    led = frozenset(op.result for _, op in program.all(hopper.BarriersOp) if op.leader)
+    for site, op in program.all(MmaOp, CommitOp, ScaleFactorsOp, hopper.WaitOp):
+        pair = op.barriers in led if isinstance(op, hopper.WaitOp) else op.ctas > 1
+        if pair != site.leader and not (site.leader and isinstance(op, hopper.WaitOp)):
+            fail(op, "what a pair does together its first CTA does, and nothing else", got=f"leader={site.leader}",
+                 need=f"sm100.warps with leader={pair}")  # fmt: skip
+    for site, op in program.all(*OfEveryCta):
+        if site.leader:
+            fail(op, "each CTA of a pair loads and reads for itself", got="the first CTA alone",
+                 need="sm100.warps with leader=False")  # fmt: skip
+    counts = {op.ctas for _, op in program.all(MmaOp, CommitOp, ScaleFactorsOp, TmemAllocOp, TmemFreeOp)}
+    if (
+        len(counts) > 1
+        or not counts <= {1, program.launch.cluster, hw.PAIR}
+        or (hw.PAIR in counts and program.launch.cluster != hw.PAIR)
+    ):
+        raise IRError("a kernel's products are one CTA's or a pair's", where=f"module @{program.module.name}",
+                      got=f"ctas={sorted(counts)} in clusters of {program.launch.cluster}",
+                      need=f"1, or {hw.PAIR} in clusters of {hw.PAIR}")  # fmt: skip
+    return led
+
+
+def _arranged(program: Program) -> dict[str, Value]:
+    """The barrier that says that an area's scales are in the tensor core's order."""
+    published = {site.role: op.barriers for site, op in program.all(PublishScalesOp)}
+    filled: dict[str, Value] = {}
+    for site, op in program.all(ArrangeScalesOp, GatherScalesOp):
+        if site.role not in published or site.elect:
+            fail(op, "a warp arranges scales, and says so", got="nobody learns of it", need=PublishScalesOp.NAME)
+        filled[op.to] = published[site.role]
+    return filled
 
 
 @dataclass(frozen=True)
@@ -79,7 +145,9 @@ class _Step:
     committed: set[Value] = field(default_factory=set)
     fenced: bool = False
     closed: bool = False
+    published: bool = False
     touched: list[Op] = field(default_factory=list)
+    scales: set[tuple[int, int]] = field(default_factory=set)
 
     def run(self, region: Region) -> None:
         """Follow the ops of a region."""
@@ -96,7 +164,14 @@ class _Step:
                     self.expected.add(op.barriers)
                 case hopper.TmaLoadOp() | hopper.TmaLoadScalesOp() | hopper.CopyScalesOp():
                     self._load(op)
-                case MmaOp() | RowScaleOp() | PromoteOp() | FetchOp() | hopper_math.BlockScalesOp():
+                case GatherScalesOp():
+                    self._arrange(op)
+                case PublishScalesOp():
+                    self.published = True
+                case (
+                    MmaOp() | RowScaleOp() | PromoteOp() | FetchOp() | ScaleFactorsOp() | ArrangeScalesOp()
+                    | hopper_math.BlockScalesOp()
+                ):  # fmt: skip
                     self._read(op)
                 case CommitOp():
                     self._commit(op)
@@ -109,15 +184,24 @@ class _Step:
         if any(isinstance(op, MmaOp) for op in self.touched) and len(self.committed) < 2:
             fail(loop, "a product is committed to its operands' stage and to its accumulator",
                  got=f"{len(self.committed)} of them", need=2)  # fmt: skip
-        if promotes and len(self.released) < 2:
+        held = {value for value, flip in self.waited if not flip} - self.committed
+        if promotes and len(self.released) < len(held):
             fail(loop, "a promoting role releases the stage and the accumulator", got=f"{len(self.released)} of them",
-                 need=2)  # fmt: skip
+                 need=len(held))  # fmt: skip
         if any(isinstance(op, FetchOp) for op in self.touched) and not self.released:
             fail(loop, "a sum that was read is released", got="no release behind it", need="sm100.release")
 
-    def _load(self, op: Loads) -> None:
+    def _need_free_stage(self, op: Op) -> None:
         if not any(flip for _, flip in self.waited):
             fail(op, "a load needs a free stage", got="no wait before it", need="sm100.wait with flip")
+
+    def _arrange(self, op: ArrangeScalesOp | GatherScalesOp) -> None:
+        self._need_free_stage(op)
+        if self.published:
+            fail(op, "words are written before they are announced", got=f"{op.NAME} after {PublishScalesOp.NAME}")
+
+    def _load(self, op: Loads) -> None:
+        self._need_free_stage(op)
         if not isinstance(op, hopper.CopyScalesOp) and op.barriers not in self.expected:
             fail(op, "bytes are expected before they are sent", got="no expect before it", need="sm100.expect")
 
@@ -131,6 +215,16 @@ class _Step:
                      need=f"sm100.wait for {barriers}")  # fmt: skip
             if self.released - self.sums.empty:
                 fail(op, "a stage is not read after its release", got=f"{op.NAME} after sm100.release")
+        if isinstance(op, ArrangeScalesOp):
+            self._arrange(op)
+        if isinstance(op, ScaleFactorsOp):
+            self.scales.add((op.first, op.columns))
+        if (
+            isinstance(op, ScaledMmaOp)
+            and not {(op.scale_a, op.scale_columns), (op.scale_b, op.scale_columns)} <= self.scales
+        ):
+            fail(op, "scales are copied to tensor memory before they are multiplied with", got=sorted(self.scales),
+                 need=f"columns {op.scale_a} and {op.scale_b}, {op.scale_columns} per stage")  # fmt: skip
         if isinstance(op, MmaOp | PromoteOp | FetchOp):
             self._touch(op)
 
@@ -195,8 +289,9 @@ def _check_epilogue(site: Site, loop: hopper.TileLoopOp) -> None:
 
 
 def _check_life(program: Program) -> None:
-    """Allocate, meet, learn the address, work, meet between two fences, free."""
+    """Allocate, meet, learn the address, work, meet between two fences, free; a pair meets before it allocates."""
     order: list[str] = []
+    pair = any(op.ctas > 1 for _, op in program.all(TmemAllocOp))
     names = {TmemAllocOp: "alloc", TmemAddressOp: "address", TmemFreeOp: "free", hopper.DispatchOp: "roles"}
     for op in program.module.body.ops:
         if isinstance(op, FenceOp):
@@ -205,7 +300,17 @@ def _check_life(program: Program) -> None:
             order.append("sync")
         else:
             order += [name for kind, name in names.items() if isinstance(op, kind)]
-    expected = ["alloc", "sync", "address", "roles", "fence before", "sync", "fence after", "free"]
+    expected = [
+        *(["sync"] if pair else []),
+        "alloc",
+        "sync",
+        "address",
+        "roles",
+        "fence before",
+        "sync",
+        "fence after",
+        "free",
+    ]
     if order != expected:
         last = program.module.body.ops[-1]
         fail(last, "the life of tensor memory", got=", ".join(order), need=", ".join(expected))

@@ -11,7 +11,15 @@ from gemmgen.backends.sm90.rules import check_frame
 from gemmgen.backends.sm90.sites import Program, Site
 from gemmgen.backends.sm100 import hardware as hw
 from gemmgen.backends.sm100.math_ops import FetchOp, PromoteOp, RowScaleOp, StoreColumnsOp, StoreRowsOp, TmaStoreOp
-from gemmgen.backends.sm100.ops import CommitOp, MmaOp, TmemAddressOp, TmemAllocOp, TmemFreeOp
+from gemmgen.backends.sm100.ops import (
+    CommitOp,
+    MmaOp,
+    ScaledMmaOp,
+    ScaleFactorsOp,
+    TmemAddressOp,
+    TmemAllocOp,
+    TmemFreeOp,
+)
 from gemmgen.backends.sm100.order_rules import check_order
 from gemmgen.errors import IRError, ScheduleError
 from gemmgen.ir.core import Level, Module
@@ -38,6 +46,9 @@ def check_sm100_module(module: Module) -> None:
     allocated = _check_allocation(program)
     for site, op in program.all(MmaOp):
         _check_mma(program, site, op, allocated)
+    taken: dict[int, ScaleFactorsOp] = {}
+    for _, op in program.all(ScaleFactorsOp):
+        _check_scale_factors(program, op, allocated, taken)
     for site, op in program.all(PromoteOp, FetchOp):
         _check_reading(program, site, op)
     for _, op in program.all(RowScaleOp):
@@ -81,6 +92,11 @@ def _check_mma(program: Program, site: Site, op: MmaOp, allocated: int) -> None:
     try:
         hw.check_mma_tile(op.rows, op.columns, 1)
         hw.mma_kind(op.a_dtype, op.b_dtype)
+        if op.ctas > 1:
+            hw.check_pair(op.columns, (1, 1))
+        if isinstance(op, ScaledMmaOp):
+            hw.scale_steps(op.vector_a)
+            hw.scale_steps(op.vector_b)
     except ScheduleError as error:
         fail(op, error.what, got=error.got, need=error.need)
     if (op.k is None) != _by_step(program, op):
@@ -93,12 +109,36 @@ def _check_mma(program: Program, site: Site, op: MmaOp, allocated: int) -> None:
     if op.first < 0 or op.first + stages * op.columns > allocated:
         fail(op, "accumulators lie inside of the allocation", got=f"{stages} × {op.columns} columns from {op.first} on",
              need=f"{allocated} columns")  # fmt: skip
-    for name, rows in ((op.a, op.rows), (op.b, op.columns)):
+    for name, rows in ((op.a, op.rows), (op.b, op.columns // op.ctas)):
         area = program.area(op, name)
         if area.offset % ATOM_BYTES or area.stage_bytes % ATOM_BYTES or rows * op.row_bytes != area.stage_bytes:
             got = f"offset {area.offset}, {area.stage_bytes} bytes per stage"
             fail(op, f"a product reads all of area '{name}', in swizzle atoms", got=got,
                  need=f"{rows} rows of {op.row_bytes} bytes, multiples of {ATOM_BYTES}")  # fmt: skip
+
+
+def _check_scale_factors(
+    program: Program, op: ScaleFactorsOp, allocated: int, taken: dict[int, ScaleFactorsOp]
+) -> None:
+    """Whole groups of words go to columns that were allocated and that no sum and no other scale uses.
+
+    ``taken`` has those of the scales before them, and gets theirs.
+    """
+    area = program.area(op, op.area)
+    if op.groups * hw.SCALE_GROUP_BYTES > area.stage_bytes:
+        fail(op, f"a stage of area '{op.area}' holds its groups of scales", got=f"{area.stage_bytes} bytes",
+             need=op.groups * hw.SCALE_GROUP_BYTES)  # fmt: skip
+    end = op.first + (area.stages - 1) * op.columns + op.groups * hw.SCALE_GROUP_COLUMNS
+    sums = max((mma.first + accumulator_stages(program, mma) * mma.columns for _, mma in program.all(MmaOp)), default=0)
+    if op.first < sums or end > allocated or op.groups * hw.SCALE_GROUP_COLUMNS > op.columns:
+        fail(op, "scales have columns of their own for every stage", got=f"columns {op.first} to {end}",
+             need=f"{sums} to {allocated}")  # fmt: skip
+    for start in range(op.first, end, op.columns):
+        for column in range(start, start + op.groups * hw.SCALE_GROUP_COLUMNS):
+            other = taken.setdefault(column, op)
+            if other is not op:
+                fail(op, "scales have columns of their own for every stage", got=f"column {column}",
+                     need=f"none of those of area '{other.area}'")  # fmt: skip
 
 
 def accumulator_stages(program: Program, op: MmaOp) -> int:

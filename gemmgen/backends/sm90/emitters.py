@@ -64,6 +64,8 @@ def _warps(op: ops.WarpsOp, module: Module) -> Emission:
         condition, who = f"warp < {op.count}", f"warps 0 to {last}"
     else:
         condition, who = f"warp >= {op.first} && warp <= {last}", f"warps {op.first} to {last}"
+    if op.leader:
+        condition, who = f"{condition} && rank == 0", f"{who} of the first CTA"
     if op.elect:
         condition, who = f"{condition} && elect_one()", f"one thread of {who}"
     fields = {"condition": condition, "who": who, "label": op.label}
@@ -146,6 +148,11 @@ def _expect(op: ops.ExpectOp, module: Module) -> Emission:
 
 @emits(ops.TmaLoadOp, TARGET)
 def _tma_load(op: ops.TmaLoadOp, module: Module) -> Emission:
+    return tma_load(op, module, "tma_load")
+
+
+def tma_load(op: ops.TmaLoadOp, module: Module, load: str) -> Emission:
+    """The loads of a stage; ``load`` is the device function that starts one that is not multicast."""
     address, to = stage_address(op.area, op.cursor), barrier(op.barriers, op.cursor)
     slab_bytes, slab_columns = op.rows * op.row_bytes, module_map(module, op.map.name).box[0]
     slabs = [
@@ -154,11 +161,12 @@ def _tma_load(op: ops.TmaLoadOp, module: Module) -> Emission:
         for slab in range(op.slabs)
     ]  # fmt: skip
     if op.multicast == 1 and op.slabs == 1:
-        text = f"tma_load({address}, &{op.map.name}, {to}, {op.col.name}, {op.row.name});"
-        return statement(text, f"{op.rows} rows of {op.area}", "tma_load")
+        text = f"{load}({address}, &{op.map.name}, {to}, {op.col.name}, {op.row.name});"
+        return statement(text, f"{op.rows} rows of {op.area}", load)
     fields = {"slabs": slabs, "map": op.map.name, "barrier": to, "row": op.row.name, "area": op.area}
     if op.multicast == 1:
-        return Emission("tma_load_slabs", {**fields, "rows": op.rows, "row_bytes": op.row_bytes}, helpers("tma_load"))
+        fields |= {"rows": op.rows, "row_bytes": op.row_bytes, "load": load}
+        return Emission("tma_load_slabs", fields, helpers(load))
     rows = op.rows // op.multicast
     fields |= {
         "share_bytes": rows * op.row_bytes, "share_rows": rows, "ctas": op.multicast,

@@ -1,8 +1,7 @@
 """All tuning knowledge for Hopper: which schedules are worth having, what each costs, which one serves which M.
 
 A kernel's time is predicted as ``base + max(steps, memory) + waves · tile``: ``waves`` rounds of CTAs, each with its
-steps of K at ``step`` µs, and ``tile`` µs per round that nothing hides. The constants were fitted to sweeps on one
-H200 (``benchmarks/sweep.py``, ``docs/performance.md``).
+steps of K at ``step`` µs, and ``tile`` µs per round that nothing hides. The numbers stand in ``costs.py``.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from gemmgen.backends.capability import Capability
 from gemmgen.backends.m_ranges import MRanges
 from gemmgen.backends.model import Prediction, Rounds
 from gemmgen.backends.sm90 import hardware as hw
+from gemmgen.backends.sm90.costs import BYTES_PER_US, CLUSTER_FILL, SHIPPED, Cost, Costs, CostTables
 from gemmgen.errors import ScheduleError
 from gemmgen.frontend import scales_per_tile
 from gemmgen.schedule import Schedule
@@ -25,67 +25,14 @@ SCALE_BLOCK = 128
 M_RANGES = MRanges(
     (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144), large=12288
 )
-BYTES_PER_US = 4.2e6
 MAX_STAGES = 10
 D_ITEM_BYTES = 2
 MAX_SPLIT = 8
 PRODUCER_REGISTERS = 40
 MATH_REGISTERS = 232
-CLUSTER_FILL = {1: 132, 2: 132, 3: 117, 4: 120, 5: 110, 6: 102, 7: 105, 8: 120}
-"""CTAs that run at once in clusters of each size, as an H200 reports: a cluster stays within a GPC, and GPCs differ."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """µs per launch, per step of K and per round of tiles."""
-
-    base: float
-    step: float
-    tile: float
-
-    def between(self, other: Cost, part: float) -> Cost:
-        """The cost that lies ``part`` of the way to ``other``."""
-        return Cost(*(a + (b - a) * part for a, b in zip(_values(self), _values(other), strict=True)))
-
-
-Costs = dict[int, Cost]
-"""Cost by the columns that the tensor core sees; what lies between is interpolated."""
-
-PLAIN: dict[int, Costs] = {
-    128: {
-        32: Cost(2.0, 0.235, 0.22), 64: Cost(2.3, 0.30, 0.33), 80: Cost(2.3, 0.38, 0.43), 96: Cost(2.2, 0.41, 0.52),
-        112: Cost(2.2, 0.46, 0.59), 128: Cost(2.0, 0.46, 0.77), 144: Cost(1.9, 0.57, 0.81), 160: Cost(1.8, 0.615, 0.80),
-    },
-    256: {64: Cost(1.5, 0.56, 0.90), 96: Cost(2.2, 0.77, 0.95), 128: Cost(1.9, 0.82, 1.45)},
-}  # fmt: skip
-"""Rows of A on the M side, two math warpgroups, by rows of the tile."""
-PLAIN_16: dict[int, Costs] = {
-    128: {64: Cost(2.6, 0.23, 0.37), 96: Cost(3.0, 0.29, 0.50), 128: Cost(2.9, 0.34, 0.71), 160: Cost(3.0, 0.42, 0.85),
-          192: Cost(3.1, 0.49, 1.00), 256: Cost(3.4, 0.62, 1.27)},
-    256: {64: Cost(2.6, 0.42, 0.63), 96: Cost(3.0, 0.54, 0.92), 128: Cost(3.4, 0.66, 1.27)},
-}  # fmt: skip
-"""The same for 16-bit operands, estimated: the tensor core takes as long for a step of as many bytes, and there is no
-promotion, which leaves registers for wider tiles."""
-SWAPPED: dict[int, Costs] = {
-    64: {8: Cost(2.0, 0.14, 0.21), 16: Cost(2.14, 0.15, 0.20), 32: Cost(2.7, 0.17, 0.22), 64: Cost(3.0, 0.23, 0.32),
-         128: Cost(3.6, 0.34, 0.65)},
-    128: {8: Cost(2.7, 0.18, 0.30), 16: Cost(2.75, 0.20, 0.30), 32: Cost(3.2, 0.23, 0.31), 64: Cost(3.4, 0.34, 0.50),
-          128: Cost(2.5, 0.55, 1.35)},
-}  # fmt: skip
-"""Rows of B on the M side, a math warpgroup per 64 of them."""
-SPLIT_PLAIN: Costs = {64: Cost(3.0, 0.22, 3.0), 96: Cost(3.2, 0.30, 3.2), 128: Cost(3.5, 0.37, 3.5)}
-"""128 rows of A, K shared by the CTAs of a cluster."""
-SPLIT_SWAPPED: dict[int, Costs] = {
-    64: {8: Cost(2.0, 0.10, 2.0), 16: Cost(2.13, 0.10, 2.13), 32: Cost(2.4, 0.115, 2.4), 64: Cost(2.7, 0.17, 2.7),
-         128: Cost(3.2, 0.30, 3.2)},
-    128: {8: Cost(2.2, 0.14, 2.2), 16: Cost(2.4, 0.15, 2.4), 32: Cost(2.7, 0.17, 2.7), 64: Cost(3.0, 0.26, 3.0),
-          128: Cost(3.8, 0.40, 3.8)},
-}  # fmt: skip
 MULTICAST_TILE, MULTICAST_CLUSTER = (256, 128), (1, 2)
 MULTICAST_TILE_16, MULTICAST_CLUSTER_16 = (128, 256), (2, 1)
 """A wgmma of 256 columns reads less shared memory per product than two of 128: A goes half as often."""
-MULTICAST_BASE, MULTICAST_STEP = 1.2, 0.98
-"""Sharing rows of A costs latency once, and spares L2 reads (and so power) in every step."""
 
 SWAPPED_ALWAYS = 64
 """Up to this M tokens lie on wgmma's N side: a 64-row tile of tokens would be mostly empty."""
@@ -210,9 +157,11 @@ def predict(schedule: Schedule, m: int, n: int, k: int, target: Capability) -> f
     return prediction(schedule, m, n, k, target).total_us
 
 
-def prediction(schedule: Schedule, m: int, n: int, k: int, target: Capability) -> Prediction:
-    """The terms of a launch's predicted time."""
-    cost = _cost(schedule)
+def prediction(
+    schedule: Schedule, m: int, n: int, k: int, target: Capability, tables: CostTables = SHIPPED
+) -> Prediction:
+    """The terms of a launch's predicted time, by the shipped costs or others."""
+    cost = _cost(schedule, tables)
     steps = _ceil(_ceil(k, schedule.tile[2]), schedule.split_k)
     memory = ((m * k + n * k) * _item_bytes(schedule) + 2 * m * n) / BYTES_PER_US
     return Prediction(cost.base, cost.step, cost.tile, memory, steps, _rounds(schedule, m, n, target))
@@ -231,17 +180,14 @@ def _rounds(schedule: Schedule, m: int, n: int, target: Capability) -> Rounds:
     return Rounds((tiles_m, tiles_n), tiles_m * tiles_n * schedule.split_k, at_once)
 
 
-def _cost(schedule: Schedule) -> Cost:
+def _cost(schedule: Schedule, tables: CostTables) -> Cost:
     rows, columns = rows_and_columns(schedule)
-    split = schedule.split_k > 1
-    alone = PLAIN if _item_bytes(schedule) == 1 else PLAIN_16
-    swapped, plain = (SPLIT_SWAPPED, {128: SPLIT_PLAIN}) if split else (SWAPPED, alone)
-    by_rows = swapped if schedule.swap_ab else plain
+    by_rows = tables.by_rows(schedule.swap_ab, schedule.split_k > 1, _item_bytes(schedule))
     nearest = min(by_rows, key=lambda known: abs(known - rows))
     found = _interpolated(by_rows[nearest], columns)
     scale = rows / nearest
     if schedule.cluster_size > schedule.split_k:
-        return Cost(found.base + MULTICAST_BASE, found.step * scale * MULTICAST_STEP, found.tile)
+        return Cost(found.base + tables.multicast_base, found.step * scale * tables.multicast_step, found.tile)
     return Cost(found.base, found.step * scale, found.tile)
 
 
@@ -254,18 +200,15 @@ def _interpolated(costs: Costs, columns: int) -> Cost:
     return costs[low].between(costs[high], (columns - low) / (high - low))
 
 
-def _values(cost: Cost) -> tuple[float, float, float]:
-    return cost.base, cost.step, cost.tile
-
-
 def _plain(operands: Operands) -> list[Schedule]:
     """Rows of A on the M side: every tile alone, some sharing K, the largest one in pairs too."""
     step, narrow = operands.step_k, operands.item_bytes == 1
     pairs = (MULTICAST_TILE, MULTICAST_CLUSTER) if narrow else (MULTICAST_TILE_16, MULTICAST_CLUSTER_16)
-    tiles = [(rows, columns) for rows, costs in (PLAIN if narrow else PLAIN_16).items() for columns in costs]
+    alone = SHIPPED.plain if narrow else SHIPPED.plain_16
+    tiles = [(rows, columns) for rows, costs in alone.items() for columns in costs]
     found = [_two_groups((rows, columns, step)) for rows, columns in tiles]
     found.append(_two_groups((*pairs[0], step)).replace(cluster=pairs[1]))
-    for columns in SPLIT_PLAIN:
+    for columns in SHIPPED.split_plain:
         found += [_two_groups((128, columns, step)).replace(split_k=parts) for parts in range(2, MAX_SPLIT + 1)]
     return found
 

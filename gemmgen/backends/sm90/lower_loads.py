@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from gemmgen.backends.sm90 import hardware as hw
 from gemmgen.backends.sm90.ops import CopyArriveOp, CopyScalesOp, ExpectOp, TmaLoadOp, TmaLoadScalesOp, WaitOp, WarpsOp
@@ -13,9 +14,13 @@ from gemmgen.ir.core import Op, Value
 from gemmgen.ir.tile_ops import extents, mem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping
 
-    from gemmgen.backends.sm90.lowering import Context
+    from gemmgen.backends.sm90.lowering import Context, Handle
+
+LoadT = TypeVar("LoadT", bound=AsyncLoadOp | AsyncLoadScalesOp)
+Fill = Callable[[Sequence[LoadT], "Handle", Value], None]
+"""What starts loads into the stage of a ring at a cursor."""
 
 
 class LoadLowering:
@@ -24,15 +29,22 @@ class LoadLowering:
     def __init__(self, ir: Builder, ctx: Context) -> None:
         self.ir, self.ctx = ir, ctx
 
-    def step(self, ops: Sequence[Op], cursor: Value, *, alone: bool) -> None:
-        """Emit the step; ``alone``: the role does nothing else, so its warp needs no guard."""
+    def step(self, ops: Sequence[Op], cursors: Mapping[Value, Value], *, alone: bool) -> None:
+        """Emit the step; ``alone``: the role does nothing else, so its warp needs no guard.
+
+        Args:
+            ops: what the role does in the step.
+            cursors: its place in each ring that it fills.
+            alone: as above.
+        """
         scales = [op for op in ops if isinstance(op, AsyncLoadScalesOp)]
         lanes = [op for op in scales if op.engine is Engine.LANES]
         bulk = [op for op in ops if isinstance(op, AsyncLoadOp)] + [op for op in scales if op.engine is Engine.BULK]
         if bulk:
-            self._guarded("load", 0, not alone, lambda: self._bulk(bulk, cursor), elect=True)
+            self._guarded("load", 0, not alone, lambda: self._each_ring(bulk, cursors, self._bulk), elect=True)
         if lanes:
-            self._guarded("scales", 1 if bulk else 0, not alone, lambda: self._lanes(lanes, cursor), elect=False)
+            first = 1 if bulk else 0
+            self._guarded("scales", first, not alone, lambda: self._each_ring(lanes, cursors, self._lanes), elect=False)
 
     def _guarded(self, label: str, warp: int, guard: bool, emit: Callable[[], None], *, elect: bool) -> None:
         if not guard:
@@ -42,18 +54,26 @@ class LoadLowering:
             emit()
         self.ir.add(WarpsOp, label=label, first=warp, count=1, elect=elect, body=body.region)
 
-    def _bulk(self, ops: Sequence[AsyncLoadOp | AsyncLoadScalesOp], cursor: Value) -> None:
+    def _each_ring(self, ops: Sequence[LoadT], cursors: Mapping[Value, Value], emit: Fill[LoadT]) -> None:
+        """Fill a stage of each ring that the loads go to."""
+        for ring in cursors:
+            mine = [op for op in ops if op.ring == ring]
+            if mine:
+                emit(mine, self.ctx.rings[ring], cursors[ring])
+
+    def _bulk(self, ops: Sequence[AsyncLoadOp | AsyncLoadScalesOp], to: Handle, cursor: Value) -> None:
         """Wait for a free stage, say how many bytes will land in it, and start the loads."""
-        ir, ctx = self.ir, self.ctx
-        ir.add(WaitOp, barriers=ctx.empty, cursor=cursor, flip=True)
-        total = sum(b.tile_bytes for b in ctx.ring.buffers if b.engine is Engine.BULK)
-        ir.add(ExpectOp, barriers=ctx.full, cursor=cursor, transfer_bytes=total)
+        ir = self.ir
+        ir.add(WaitOp, barriers=to.empty, cursor=cursor, flip=True)
+        total = sum(b.tile_bytes for b in to.ring.buffers if b.engine is Engine.BULK)
+        ir.add(ExpectOp, barriers=to.full, cursor=cursor, transfer_bytes=total * to.ring.ctas)
         for op in ops:
             with ir.at(op.origin):
-                self._load_box(op, cursor) if isinstance(op, AsyncLoadOp) else self._load_scales(op, cursor)
+                fill = self._load_box if isinstance(op, AsyncLoadOp) else self._load_scales
+                fill(op, to, cursor)  # pyright: ignore[reportArgumentType]
 
-    def _load_box(self, op: AsyncLoadOp, cursor: Value) -> None:
-        ctx, buffer = self.ctx, self.ctx.ring.buffer(op.buffer)
+    def _load_box(self, op: AsyncLoadOp, to: Handle, cursor: Value) -> None:
+        ctx, buffer = self.ctx, to.ring.buffer(op.buffer)
         rows, columns = extents_of(buffer)
         item = buffer.type.dtype.bits // 8
         span = hw.swizzle_span(columns * item)
@@ -61,30 +81,30 @@ class LoadLowering:
             raise IRError("a multicast box is split into equal shares of whole swizzle atoms", got=f"{rows} rows "
                           f"over {op.multicast} CTAs", need=f"a multiple of {8 * op.multicast}")  # fmt: skip
         tensor_map = ctx.map(op.source, (span // item, rows // op.multicast), f"{span}B")
-        self.ir.add(TmaLoadOp, map=tensor_map, barriers=ctx.full, cursor=cursor, row=op.row, col=op.col,
+        self.ir.add(TmaLoadOp, map=tensor_map, barriers=to.full, cursor=cursor, row=op.row, col=op.col,
                     area=buffer.name, rows=rows, row_bytes=span, slabs=columns * item // span,
                     multicast=op.multicast)  # fmt: skip
 
-    def _load_scales(self, op: AsyncLoadScalesOp, cursor: Value) -> None:
-        ctx, buffer = self.ctx, self.ctx.ring.buffer(op.buffer)
+    def _load_scales(self, op: AsyncLoadScalesOp, to: Handle, cursor: Value) -> None:
+        ctx, buffer = self.ctx, to.ring.buffer(op.buffer)
         count = extents_of(buffer)[0]
         if op.block[0] != 1:
             raise IRError("the copy engine loads one scale per row", got=f"blocks of {op.block[0]} rows", need=1)
         tensor_map = ctx.map(op.source, (count, 1), "none", transposed=True)
-        self.ir.add(TmaLoadScalesOp, map=tensor_map, barriers=ctx.full, cursor=cursor, row=op.row, col=op.col,
+        self.ir.add(TmaLoadScalesOp, map=tensor_map, barriers=to.full, cursor=cursor, row=op.row, col=op.col,
                     area=buffer.name, count=count, block=op.block)  # fmt: skip
 
-    def _lanes(self, ops: Sequence[AsyncLoadScalesOp], cursor: Value) -> None:
+    def _lanes(self, ops: Sequence[AsyncLoadScalesOp], to: Handle, cursor: Value) -> None:
         """Wait for a free stage, start the copies, and arrive when they have landed."""
         ir, ctx = self.ir, self.ctx
-        ir.add(WaitOp, barriers=ctx.empty, cursor=cursor, flip=True)
+        ir.add(WaitOp, barriers=to.empty, cursor=cursor, flip=True)
         for op in ops:
-            buffer = ctx.ring.buffer(op.buffer)
+            buffer = to.ring.buffer(op.buffer)
             with ir.at(op.origin):
                 ir.add(CopyScalesOp, source=ctx.pointer(op.source), row_stride=ctx.stride(op.source, 0),
                        col_stride=ctx.stride(op.source, 1), cursor=cursor, row=op.row, col=op.col, area=buffer.name,
                        count=extents_of(buffer)[0], block=op.block, limit=mem(op.source).shape[0])  # fmt: skip
-        ir.add(CopyArriveOp, barriers=ctx.full, cursor=cursor, lanes=copying_lanes(ctx.ring))
+        ir.add(CopyArriveOp, barriers=to.full, cursor=cursor, lanes=copying_lanes(to.ring))
 
 
 def copying_lanes(ring: RingOp) -> int:

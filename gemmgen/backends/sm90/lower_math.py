@@ -108,11 +108,11 @@ class MathLowering:
                 need="wait, mma, promote, release",
                 fix="run promotion, and pipelining before it",
             )
-        ir, ctx = self.ir, self.ctx
+        ir, ring = self.ir, self.ctx.operands
         read = {op.result: op.buffer for op in ops if isinstance(op, async_ops.ReadOp)}
         pieces = self.pieces[promote.acc if promote else mma.result if mma.acc is None else mma.acc]
         waves = len(pieces)
-        ir.add(WaitOp, barriers=ctx.full, cursor=cursor, flip=False)
+        ir.add(WaitOp, barriers=ring.full, cursor=cursor, flip=False)
         # Scales are read before the tensor core starts: afterwards its operand reads keep shared memory busy.
         scales = self._scales(promote, read, cursor, waves) if promote else [None] * waves
         for wave, acc in enumerate(pieces):
@@ -122,7 +122,7 @@ class MathLowering:
             with ir.at(promote.origin if promote else mma.origin):
                 ir.add(WgmmaWaitOp, values=[part], pending=0)
                 if wave == waves - 1:
-                    ir.add(ReleaseOp, barriers=ctx.empty, cursor=cursor, cluster=ctx.ring.cluster)
+                    ir.add(ReleaseOp, barriers=ring.empty, cursor=cursor, cluster=ring.ring.cluster)
                 if promote:
                     self._promote(promote, acc, scales[wave])
         self.pieces[promote.result if promote else mma.result] = pieces

@@ -29,7 +29,9 @@ from gemmgen.backends.sm90.ops import (
 )
 from gemmgen.errors import IRError
 from gemmgen.ir.async_ops import (
+    BARRIER_BYTES,
     AcquireOp,
+    ArrangeOp,
     AsyncLoadOp,
     AsyncLoadScalesOp,
     AsyncStoreOp,
@@ -73,13 +75,27 @@ class LowerSm90Pass(Pass):
         return Lowering(module, self.warpgroups, self.pdl).run()
 
 
+@dataclass(frozen=True)
+class Handle:
+    """A ring in shared memory with its barriers: ``full`` says that a stage is loaded, ``empty`` that it is free."""
+
+    ring: RingOp
+    full: Value
+    empty: Value
+
+    @property
+    def areas(self) -> tuple[str, str]:
+        """The areas of its barriers."""
+        return self.full.name, self.empty.name
+
+
 @dataclass
 class Context:
     """What the parts of the lowering share.
 
     Attributes:
         module: the async-level module.
-        ring: its one ring; ``full`` and ``empty`` are the ring's barriers.
+        rings: its rings in shared memory; the first one holds the operands.
         math_warps: warps that multiply.
         met: the barrier at which the CTAs that share a tile meet.
         args: the kernel's parameters by name.
@@ -87,14 +103,17 @@ class Context:
     """
 
     module: Module
-    ring: RingOp
+    rings: dict[Value, Handle]
     math_warps: int
-    full: Value
-    empty: Value
     stagings: dict[Value, StagingOp]
     met: Value | None = None
     args: dict[str, Value] = field(default_factory=dict)
     maps: list[TensorMap] = field(default_factory=list)
+
+    @property
+    def operands(self) -> Handle:
+        """The ring that holds the operands."""
+        return next(iter(self.rings.values()))
 
     def map(self, operand: Value, box: tuple[int, ...], swizzle: str, *, transposed: bool = False) -> Value:
         """The tensor map of ``operand`` with this box (innermost first), made a parameter on first use."""
@@ -119,28 +138,34 @@ class Context:
 class Lowering:
     """Lowers one module. Blackwell's lowering derives from it: loads, loops, roles and barriers are the same there.
 
+    ``MAX_RINGS`` in shared memory is what its roles can go through side by side.
+
     Args:
         module: an async-level module.
         warpgroups: warpgroups of a CTA without roles.
         pdl: the launch overlaps with its neighbours.
     """
 
+    MAX_RINGS: ClassVar[int] = 1
+
     def __init__(self, module: Module, warpgroups: int, pdl: bool) -> None:
         rings = [op for op in module.body.ops if isinstance(op, RingOp) and not op.in_tensor_memory]
-        if len(rings) != 1 or rings[0].offset < 0:
+        if not 1 <= len(rings) <= self.MAX_RINGS or rings[0].offset < 0:
             raise IRError("lowering needs one ring that has its place", where=f"module @{module.name}",
                           got=f"{len(rings)} rings", fix="run pipelining and shared-memory-allocation")  # fmt: skip
         self.warpgroups, self.pdl = warpgroups, pdl
         self.ir = Builder(NameSupply(_kept_names(module)))
         self.roles = [op for op in module.body.ops if isinstance(op, RoleOp)] or [self._only_role(module)]
-        stages = rings[0].stages
         self.ctx = Context(
-            module, rings[0], self.roles[0].warps,
-            self.ir.value("full", BarrierType(stages)), self.ir.value("empty", BarrierType(stages)),
+            module, {op.result: self._handle(op, first=op is rings[0]) for op in rings}, self.roles[0].warps,
             {op.result: op for op in module.body.ops if isinstance(op, StagingOp)},
         )  # fmt: skip
         self.tiles = next(op for op in walk(module) if isinstance(op, ForTilesOp))
         self.cluster = self.tiles.cluster[0] * self.tiles.cluster[1] * self.tiles.split
+
+    def _handle(self, ring: RingOp, first: bool) -> Handle:
+        kind, prefix = BarrierType(ring.stages), "" if first else f"{ring.result.name}_"
+        return Handle(ring, self.ir.value(f"{prefix}full", kind), self.ir.value(f"{prefix}empty", kind))
 
     def run(self) -> Module:
         """The module at the target level."""
@@ -162,19 +187,26 @@ class Lowering:
 
     def _barriers(self) -> list[Value]:
         """Declare the barriers."""
-        ir, ctx = self.ir, self.ctx
-        engines = {buffer.engine for buffer in ctx.ring.buffers}
-        ir.add(BarriersOp, area="full", arrivals=hw.full_arrivals(Engine.BULK in engines, copying_lanes(ctx.ring)),
-               result=ctx.full)  # fmt: skip
-        ir.add(BarriersOp, area="empty", arrivals=self._empty_arrivals(), result=ctx.empty)
+        ir, ctx, declared = self.ir, self.ctx, []
+        for handle in ctx.rings.values():
+            full, empty = handle.areas
+            ir.add(BarriersOp, area=full, arrivals=self._full_arrivals(handle.ring), leader=handle.ring.ctas > 1,
+                   result=handle.full)  # fmt: skip
+            ir.add(BarriersOp, area=empty, arrivals=self._empty_arrivals(handle.ring), result=handle.empty)
+            declared += [handle.full, handle.empty]
         if self.tiles.split == 1:
-            return [ctx.full, ctx.empty]
+            return declared
         ctx.met = ir.add(BarriersOp, area="met", arrivals=self.tiles.split, result=("met", BarrierType(1))).result
-        return [ctx.full, ctx.empty, ctx.met]
+        return [*declared, ctx.met]
 
-    def _empty_arrivals(self) -> int:
+    def _full_arrivals(self, ring: RingOp) -> int:
+        """How often those who fill a stage arrive."""
+        engines = {buffer.engine for buffer in ring.buffers}
+        return hw.full_arrivals(Engine.BULK in engines, copying_lanes(ring))
+
+    def _empty_arrivals(self, ring: RingOp) -> int:
         """How often a stage is released."""
-        return hw.empty_arrivals(self.ctx.math_warps, self.ctx.ring.cluster)
+        return hw.empty_arrivals(self.ctx.math_warps, ring.cluster)
 
     def _set_up(self) -> None:
         """Between the barriers' initialisation and the roles: all threads meet."""
@@ -219,12 +251,17 @@ class Lowering:
 
     def _role(self, role: RoleOp, first: int, registers: int) -> None:
         ir = self.ir
-        bulk_only = not any(_by_lanes(op) for op in walk(role.body)) and role.warps == 1
+        bulk_only = role.warps == 1 and not any(_by_lanes(op) for op in walk(role.body))
         with ir.at(role.origin), ir.region() as body:
             if registers:
                 ir.add(SetRegistersOp, count=registers, grow=role.name == "math")
             self._body(role)
-        ir.add(WarpsOp, label=role.name, first=first, count=role.warps, elect=bulk_only, body=body.region)
+        ir.add(WarpsOp, label=role.name, first=first, count=role.warps, elect=bulk_only, leader=self._leads(role),
+               body=body.region)  # fmt: skip
+
+    def _leads(self, role: RoleOp) -> bool:
+        """Whether only the cluster's first CTA plays the role."""
+        return False
 
     def _body(self, role: RoleOp) -> None:
         """What the role does with the registers it has."""
@@ -260,10 +297,10 @@ class Lowering:
             math.begin_loop(loop)
         with self.ir.region() as body:
             if mine:
-                loads.step(mine, cursor, alone=not math)
+                loads.step(mine, {self.ctx.operands.ring.result: cursor}, alone=not math)
             if math:
                 math.step(others, cursor)
-            self.ir.add(AdvanceOp, cursor=cursor, stages=self.ctx.ring.stages)
+            self.ir.add(AdvanceOp, cursor=cursor, stages=self.ctx.operands.ring.stages)
         self.ir.add(KLoopOp, extent=loop.extent, step=loop.step, parts=loop.parts,
                     body=Region(loop.body.args[:1], body.region.ops))  # fmt: skip
 
@@ -281,17 +318,17 @@ class Lowering:
 
     def _areas(self) -> list[Area]:
         """What lies where in shared memory."""
-        ring, stagings = self.ctx.ring, self.ctx.stagings
-        areas = [Area(b.name, b.offset, b.stage_bytes, ring.stages) for b in ring.buffers]
+        handles, stagings = self.ctx.rings.values(), self.ctx.stagings
+        areas = [Area(b.name, b.offset, b.stage_bytes, h.ring.stages) for h in handles for b in h.ring.buffers]
         areas += [Area(v.name, op.offset, tile_bytes(mem(v))) for v, op in stagings.items()]
-        areas += [Area(name, ring.offset + index * 8 * ring.stages, 8, ring.stages)
-                  for index, name in enumerate(("full", "empty"))]  # fmt: skip
-        areas += [Area("met", op.barrier_offset, 8) for op in stagings.values() if op.overlay]
+        areas += [Area(name, h.ring.offset + index * BARRIER_BYTES * h.ring.stages, BARRIER_BYTES, h.ring.stages)
+                  for h in handles for index, name in enumerate(h.areas)]  # fmt: skip
+        areas += [Area("met", op.barrier_offset, BARRIER_BYTES) for op in stagings.values() if op.overlay]
         return areas
 
 
 def _by_lanes(op: Op) -> bool:
-    return isinstance(op, AsyncLoadScalesOp) and op.engine is Engine.LANES
+    return isinstance(op, ArrangeOp) or (isinstance(op, AsyncLoadScalesOp) and op.engine is Engine.LANES)
 
 
 def stores(role: RoleOp) -> bool:

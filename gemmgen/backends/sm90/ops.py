@@ -69,12 +69,16 @@ class Sm90Op(Op):
 @register_op
 @dataclass(frozen=True)
 class BarriersOp(Sm90Op):
-    """One mbarrier per stage in area ``area``; a phase ends after ``arrivals`` arrivals and all expected bytes."""
+    """One mbarrier per stage in area ``area``; a phase ends after ``arrivals`` arrivals and all expected bytes.
+
+    ``leader``: those of the cluster's first CTA are everybody's, and only that CTA waits for them.
+    """
 
     NAME: ClassVar[str] = "sm90.barriers"
 
     area: str = attr()
     arrivals: int = attr()
+    leader: bool = attr(default=False)
     result: Value = result()
 
 
@@ -145,7 +149,10 @@ class DispatchOp(Sm90Op):
 @register_op
 @dataclass(frozen=True)
 class WarpsOp(Sm90Op):
-    """Warps ``first`` … ``first + count − 1`` run the region; with ``elect`` one thread of the one warp does."""
+    """Warps ``first`` … ``first + count − 1`` run the region; with ``elect`` one thread of the one warp does.
+
+    ``leader``: only those of the cluster's first CTA.
+    """
 
     NAME: ClassVar[str] = "sm90.warps"
     EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.CONTROL})
@@ -154,6 +161,7 @@ class WarpsOp(Sm90Op):
     first: int = attr()
     count: int = attr()
     elect: bool = attr(default=False)
+    leader: bool = attr(default=False)
     body: Region = region()
 
     def verify(self) -> None:

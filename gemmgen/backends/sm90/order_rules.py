@@ -123,17 +123,21 @@ def _check_start_and_end(program: Program) -> None:
 
 
 def _check_arrivals(program: Program, declared: BarriersOp, others: int, *, shared: bool) -> None:
-    """A phase ends after exactly the arrivals that happen in a step, and the bytes that land in this CTA's stage."""
+    """A phase ends after exactly the arrivals that happen in a step, and the bytes that land in this CTA's stage.
+
+    At a barrier of the cluster's first CTA all of them arrive, and all their bytes are counted; that CTA expects them.
+    """
     value, arrivals = declared.result, others
+    ctas = program.launch.cluster if declared.leader else 1
     for site, op in program.all(ExpectOp, CopyArriveOp, ReleaseOp, math_ops.MeetOp):
         if op.barriers != value:
             continue
         if isinstance(op, ExpectOp):
             arrivals += site.threads
         elif isinstance(op, CopyArriveOp):
-            arrivals += site.warps * op.lanes
+            arrivals += site.warps * op.lanes * ctas
         elif isinstance(op, ReleaseOp):
-            arrivals += site.warps * op.cluster
+            arrivals += site.warps * op.cluster * ctas
         else:
             arrivals += op.parts
     if arrivals != declared.arrivals:
@@ -145,7 +149,7 @@ def _check_arrivals(program: Program, declared: BarriersOp, others: int, *, shar
         )
     expects = [op for _, op in program.all(ExpectOp) if op.barriers == value]
     loads = [op for _, op in program.all(TmaLoadOp, TmaLoadScalesOp) if op.barriers == value]
-    landing = sum(landing_bytes(op) for op in loads)
+    landing = sum(landing_bytes(op) for op in loads) * ctas
     if loads and len(expects) != 1:
         fail(loads[0], f"bytes that arrive at {value} are expected once", got=f"{len(expects)} sm90.expect", need=1)
     for op in expects:

@@ -28,13 +28,15 @@ RecordT = TypeVar("RecordT")
 class Site:
     """One op, the warps ``first`` … ``first + warps − 1`` that run it, and the loops around it.
 
-    ``elect``: one thread of the one warp runs it. ``role`` is the outermost ``sm90.warps`` around it.
+    ``elect``: one thread of the one warp runs it; ``leader``: only in the cluster's first CTA. ``role`` is the
+    outermost ``sm90.warps`` around it.
     """
 
     op: Op
     first: int
     warps: int
     elect: bool = False
+    leader: bool = False
     role: WarpsOp | None = None
     tiles: TileLoopOp | None = None
     steps: KLoopOp | None = None
@@ -113,8 +115,9 @@ class Program:
                         need=f"within {around.first} to {around.first + around.warps - 1}",
                     )
                 inside = replace(
-                    site, first=op.first, warps=op.count, elect=site.elect or op.elect, role=site.role or op
-                )
+                    site, first=op.first, warps=op.count, elect=site.elect or op.elect,
+                    leader=site.leader or op.leader, role=site.role or op,
+                )  # fmt: skip
             elif isinstance(op, TileLoopOp):
                 inside = replace(site, tiles=op)
             elif isinstance(op, KLoopOp):

@@ -11,10 +11,17 @@ from gemmgen.ir.rewrite import walk
 from gemmgen.ir.types import I32, I64, MapType, MemType
 
 DIALECT = "sm90"
-POINTER_TYPES = {"f32": "float* __restrict__", "bf16": "uint16_t* __restrict__", "f16": "uint16_t* __restrict__"}
+POINTER_TYPES = {
+    "f32": "float* __restrict__", "bf16": "uint16_t* __restrict__", "f16": "uint16_t* __restrict__",
+    "ue8m0x4": "uint32_t* __restrict__",
+}  # fmt: skip
 AREA_NOTES = {
     "full": "barriers: a stage is loaded",
     "empty": "barriers: a stage is free",
+    "words_full": "barriers: scales have landed",
+    "words_empty": "barriers: scales have been arranged",
+    "scales_full": "barriers: a stage of scales is loaded",
+    "scales_empty": "barriers: a stage of scales is free",
     "met": "barrier: partial sums are written",
     "staging": "output tile on its way out",
     "exchange": "partial sums, over the stages of the ring",
@@ -69,7 +76,7 @@ def _area(area: Area) -> dict[str, object]:
     stages = f"{area.stages} stages" if area.stages > 1 else "once"
     note = AREA_NOTES.get(area.name, f"tiles of {area.name}")
     constants = [f"{names.offset(area.name)} = {area.offset}"]
-    if area.stages > 1 and area.name not in AREA_NOTES:
+    if area.name not in AREA_NOTES:
         constants.append(f"{names.stage_bytes(area.name)} = {area.stage_bytes}")
     return {"constants": ", ".join(constants), "note": f"{note}, {stages}"}
 

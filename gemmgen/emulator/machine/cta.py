@@ -81,8 +81,7 @@ class WarpGroup:
                     copy.tokens[index] = fragment.tokens[index]
                 single.fragments.append(copy)
             _drop_empty_joins(single)
-            single.owned = dict(gang.owned)
-            single.dirty = set(gang.dirty)
+            single.ownership = gang.ownership.copy()
         gang.fragments = []
         self.units = list(self.singles)
 
@@ -99,15 +98,14 @@ class WarpGroup:
             return None
         if len({self.cta.wgmma_states[warp.index].issued for warp in self.warps}) > 1:
             return None
-        if any(unit.owned != self.singles[0].owned or unit.dirty != self.singles[0].dirty for unit in self.singles):
+        if any(unit.ownership != self.singles[0].ownership for unit in self.singles):
             return None
         assert self.gang is not None
         tokens = {index: token for f in fragments for index, token in f.tokens.items()}
         if tokens and len(tokens) != WARPS_PER_GROUP:
             return None
         self.gang.fragments = [Fragment(first.block, first.step, self.live.copy(), (), None, tokens)]
-        self.gang.owned = dict(self.singles[0].owned)
-        self.gang.dirty = set(self.singles[0].dirty)
+        self.gang.ownership = self.singles[0].ownership.copy()
         for unit in self.singles:
             unit.fragments = []
         self.units = [self.gang]
@@ -197,10 +195,10 @@ class Cta:
                 recorder.add(Kind.EXIT_IN_FLIGHT, text, barrier.issued_pc, f"cta {self.index}")
         for index, state in self.wgmma_states.items():
             if state.owned:
-                register, (_, pc) = next(iter(state.owned.items()))
+                register, owner = next(iter(state.owned.items()))
                 what = "uncommitted" if state.current else "committed but not waited for"
                 text = f"warp {index} ends with a wgmma {what}, which owns {register.name}"
-                recorder.add(Kind.WGMMA_UNCOMMITTED, text, pc, f"cta {self.index} warp {index}")
+                recorder.add(Kind.WGMMA_UNCOMMITTED, text, owner.pc, f"cta {self.index} warp {index}")
         for check in self.exit_checks:
             check()
 

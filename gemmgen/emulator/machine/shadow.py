@@ -80,9 +80,13 @@ class Shadow:
         self._read_async[access.agent] = access.asynchronous
         return conflict
 
+    def check_write(self, access: Access, where: Index) -> Conflict | None:
+        """Check a write that is not recorded."""
+        return self._against_write(access, where, writing=True) or self._against_reads(access, where)
+
     def write(self, access: Access, where: Index) -> Conflict | None:
         """Check and record a write."""
-        conflict = self._against_write(access, where, writing=True) or self._against_reads(access, where)
+        conflict = self.check_write(access, where)
         self.writer[where] = access.agent
         self.write_epoch[where] = access.epoch
         self.write_pc[where] = access.pc

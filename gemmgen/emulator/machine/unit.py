@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gemmgen.emulator.machine.ownership import Ownership
 from gemmgen.emulator.machine.registers import TYPE_ID, TYPES, RegisterFile, Views
 from gemmgen.emulator.machine.shadow import Access
 
 if TYPE_CHECKING:
     from gemmgen.emulator.machine.cta import Cta
-    from gemmgen.emulator.ptx.operands import Reg
 
 Mask = NDArray[np.bool_]
 WARP = 32
@@ -186,8 +186,7 @@ class Unit:
         self.pred = self.views[TYPE_ID["pred"]]
         self.u32 = self.views[TYPE_ID["u32"]]
         self.u64 = self.views[TYPE_ID["u64"]]
-        self.owned: dict[Reg, int] = {}
-        self.dirty: set[Reg] = set()
+        self.ownership = Ownership()
 
     def _dynamic(self, key: Any, dtype: np.dtype) -> Any:
         value = self.cta.special(key, self) if isinstance(key, str) else self.cta.symbol_address(*key)

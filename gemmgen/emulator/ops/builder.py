@@ -11,12 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemmgen.emulator.machine.registers import TYPE_ID, TYPES
-from gemmgen.emulator.ops.ownership import (
-    disown_loaded_registers,
-    guard_owned_registers,
-    own_loaded_registers,
-    owned_registers,
-)
+from gemmgen.emulator.ops.ownership import RegisterGuard, disown_loaded_registers, own_loaded_registers
 from gemmgen.emulator.ptx.control_flow import ends_block
 from gemmgen.emulator.ptx.dataflow import Undefined, destinations, find_maybe_undefined, sources
 from gemmgen.emulator.ptx.operands import Imm, Mem, NotReg, Operand, Reg, Sink, Special, Symbol, Vec
@@ -230,7 +225,7 @@ def compile_blocks(machine: Machine) -> list[CompiledBlock]:
     _load_families()
     undefined = find_maybe_undefined(machine.program)
     machine.maybe_undefined = undefined.reads
-    owned = owned_registers(machine.program.instructions)
+    guard = RegisterGuard(machine)
     blocks = []
     for block in machine.program.blocks:
         compiled = CompiledBlock(target=block.target, fallthrough=block.fallthrough, reconverge=block.reconverge)
@@ -242,7 +237,7 @@ def compile_blocks(machine: Machine) -> list[CompiledBlock]:
                 continue
             if instruction.semantic in SYNC_SEMANTICS:
                 sync_steps.add(len(compiled.steps))
-            compiled.steps.append(_build_step(machine, instruction, undefined, owned))
+            compiled.steps.append(_build_step(machine, instruction, undefined, guard))
         compiled.sync_steps = frozenset(sync_steps)
         blocks.append(compiled)
     return blocks
@@ -261,14 +256,14 @@ def _build_end(machine: Machine, instruction: Decoded, block: CompiledBlock, und
         block.condition = lambda x: x.pred[index]
 
 
-def _build_step(machine: Machine, instruction: Decoded, undefined: Undefined, owned: frozenset[Reg]) -> Step:
+def _build_step(machine: Machine, instruction: Decoded, undefined: Undefined, guard: RegisterGuard) -> Step:
     build = _REGISTRY.get(instruction.semantic)
     builder = Builder(machine, instruction)
     if build is None:
         raise builder.error("the emulator has no executor for this instruction")
     step = build(builder)
     if not instruction.semantic.startswith("wgmma."):
-        step = guard_owned_registers(machine, instruction, owned, step)
+        step = guard.wrap(instruction, step)
     if instruction.semantic == "tcgen05.ld":
         step = own_loaded_registers(instruction, step)
     if instruction.opcode.startswith("tcgen05.wait::ld"):

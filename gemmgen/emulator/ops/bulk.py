@@ -112,7 +112,8 @@ def _tensor_load(b: Builder) -> Step:
             ranks = [None] if mask is None else _ranks(b, x, mask(x, lane))
             for rank in ranks:
                 target = _at_rank(int(targets[lane]), rank)
-                _load_box(b, x, thread, fields, box, (space, target, _at_rank(int(barriers[lane]), rank), peers))
+                counted = _counting_barrier(int(barriers[lane]), rank, peers)
+                _load_box(b, x, thread, fields, box, (space, target, counted, peers))
 
     return step
 
@@ -126,6 +127,13 @@ def _ranks(b: Builder, x: Unit, mask: int) -> list[int | None]:
 
 def _at_rank(address: int, rank: int | None) -> int:
     return address if rank is None else (address & ((1 << RANK_SHIFT) - 1)) | rank << RANK_SHIFT
+
+
+def _counting_barrier(address: int, rank: int | None, peers: bool) -> int:
+    """Where a copy to one CTA of a multicast counts; in a pair the even or the odd CTA, as the barrier's rank says."""
+    if rank is None or not peers:
+        return _at_rank(address, rank)
+    return _at_rank(address, rank & ~1 | address >> RANK_SHIFT & 1)
 
 
 def _load_box(

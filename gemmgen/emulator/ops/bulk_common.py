@@ -124,13 +124,13 @@ def place(b: Builder, x: Unit, space: str, address: int, size: int, align: int, 
 def tracked_barrier(
     b: Builder, x: Unit, thread: Thread, space: str, address: int, owner: Cta, peers: bool
 ) -> tuple[Cta, MBarrier]:
-    """The mbarrier of a transfer, which must be in the CTA the data goes to unless a CTA pair shares it."""
+    """The mbarrier of a transfer, which must be in the CTA the data goes to or, with ``peers``, in its pair."""
     barrier_owner, barrier = find_barrier(b, x, "shared::cluster", address, thread)
-    if barrier_owner is not owner and not peers:
+    if barrier_owner.rank >> peers != owner.rank >> peers:
         raise b.fault(
             x, Kind.MBARRIER, f"the mbarrier is in cta {barrier_owner.index}, the data goes to cta {owner.index}"
         )
-    if space == "shared::cta" and barrier_owner is not x.cta:
+    if space == "shared::cta" and barrier_owner is not x.cta and not peers:
         raise b.fault(x, Kind.MBARRIER, "a transfer to shared::cta needs an mbarrier of its own CTA")
     return barrier_owner, barrier
 

@@ -1,13 +1,24 @@
-"""Registers that asynchronous instructions own: wgmma until its group is waited for, tcgen05.ld until wait::ld."""
+"""Registers that asynchronous instructions own: wgmma until its group is waited for, tcgen05.ld until wait::ld.
+
+NVVM moves accumulators between registers where it likes, next to multiplications in flight too, and ptxas gives both
+names one register. So a plain move of an owned register makes a *copy*, which is owned as well and gets the value when
+the owner is done; touching a copy is touching what it is a copy of. Where one register cannot serve, ptxas must wait,
+and a finding says so: a move under divergence or a guard, a move of something else over an owned register, the use of a
+copy after a later wgmma took the register it is a copy of.
+
+A plain move after wgmma.fence is no access either, unless what it moves was computed after the fence. NVVM puts the
+zeros of accumulators there, in shipped kernels too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gemmgen.emulator.machine.scheduler import AsyncOperation
+from gemmgen.emulator.machine.wgmma_state import Accumulator, Owner
 from gemmgen.emulator.ptx.dataflow import destinations, sources
 from gemmgen.emulator.ptx.operands import Reg, Vec
 from gemmgen.emulator.ptx.program import Decoded
@@ -18,47 +29,145 @@ if TYPE_CHECKING:
     from gemmgen.emulator.machine.unit import Unit, Wait
 
 Step = Callable[["Unit"], "Wait | None"]
+_WIDE_MOVES = ("b64", "u64", "s64", "f64")
 
 
-def owned_registers(instructions: list[Decoded]) -> frozenset[Reg]:
-    """Registers that asynchronous instructions may own, and copies of them."""
-    found: set[Reg] = set()
-    for instruction in instructions:
-        if instruction.semantic in ("wgmma.mma", "tcgen05.ld"):
-            for operand in instruction.operands[: 2 if instruction.semantic == "wgmma.mma" else 1]:
-                if isinstance(operand, Vec):
-                    found.update(item for item in operand.items if isinstance(item, Reg))
-    size = -1
-    while size != len(found):
-        size = len(found)
-        found.update(i.operands[0] for i in instructions if _renames(i) and i.operands[1] in found)  # type: ignore[misc]
-    return frozenset(found)
+class RegisterGuard:
+    """Wraps the steps of a program that touch registers which asynchronous instructions use."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        instructions = machine.program.instructions
+        operands = frozenset(_asynchronous_operands(instructions, ("wgmma.mma", "tcgen05.ld")))
+        multiplied = frozenset(_asynchronous_operands(instructions, ("wgmma.mma",)))
+        renames = [(i.operands[0], i.operands[1]) for i in instructions if _is_rename(i)]
+        self._ownable = _closure(operands, renames)
+        self._feeding = _closure(multiplied, [(source, target) for target, source in renames])
+
+    def wrap(self, instruction: Decoded, step: Step) -> Step:
+        """The step with the checks that its registers need."""
+        written = destinations(instruction)
+        touched = frozenset(r for r in (*sources(instruction), *written) if r in self._ownable)
+        computed = frozenset(r for r in written if r in self._feeding)
+        if not touched and not computed:
+            return step
+        if _is_plain_move(instruction):
+            return self._move(instruction, step)
+        return self._access(instruction, step, touched, computed)
+
+    def _access(self, instruction: Decoded, step: Step, touched: frozenset[Reg], computed: frozenset[Reg]) -> Step:
+        free = _is_wide_move(instruction)
+        accessed = frozenset() if free else touched
+        computed = frozenset() if free else computed
+        read = frozenset(sources(instruction))
+        written = frozenset(destinations(instruction))
+
+        def watched(x: Unit) -> Wait | None:
+            known = x.ownership
+            if known.owned and not touched.isdisjoint(known.owned):
+                self._report_owned(x, touched, instruction.index)
+            if known.stale:
+                self._report_stale(x, read, instruction.index)
+                for register in written & known.stale.keys():
+                    del known.stale[register]
+            known.accessed |= accessed
+            if computed:
+                known.computed |= computed
+            return step(x)
+
+        return watched
+
+    def _move(self, instruction: Decoded, step: Step) -> Step:
+        target, other = instruction.operands
+        assert isinstance(target, Reg)
+        source = other if isinstance(other, Reg) else None
+        moved = frozenset((target,) if source is None else (target, source))
+
+        def watched(x: Unit) -> Wait | None:
+            known = x.ownership
+            if known.owned and not moved.isdisjoint(known.owned):
+                if source is not None and x.full and _copy_owned(x, target, source, instruction.index):
+                    return None
+                self._report_owned(x, moved, instruction.index)
+            known.move(target, source)
+            return step(x)
+
+        return watched
+
+    def _report_owned(self, x: Unit, touched: frozenset[Reg], pc: int) -> None:
+        known = x.ownership
+        register = min((r for r in touched if r in known.owned), key=lambda r: r.index)
+        issuer = known.owned[register]
+        loaded = _is_load(self._machine, issuer)
+        root = known.root(register)
+        name = register.name if root == register else f"{register.name}, a copy of {root.name},"
+        text = f"{name} is touched while a {'tcgen05.ld' if loaded else 'wgmma'} that was not waited for owns it"
+        kind = Kind.TCGEN05_ORDER if loaded else Kind.WGMMA_REGISTER
+        self._machine.recorder.add(kind, text, pc, x.name, issuer)
+
+    def _report_stale(self, x: Unit, read: Iterable[Reg], pc: int) -> None:
+        known = x.ownership
+        for register in read:
+            if register in known.stale:
+                text = stale_text(register)
+                self._machine.recorder.add(Kind.WGMMA_REGISTER, text, pc, x.name, known.stale[register])
+                return
 
 
-def guard_owned_registers(machine: Machine, instruction: Decoded, owned: frozenset[Reg], step: Step) -> Step:
-    """Report registers that an unfinished wgmma owns, and remember accesses that a wgmma.fence must follow."""
-    touched = frozenset(r for r in (*sources(instruction), *destinations(instruction)) if r in owned)
-    if not touched:
-        return step
-    renaming = instruction.operands if _renames(instruction) else None
-    # Compilers place plain moves wherever they like, after a wgmma.fence too, and ptxas orders them itself.
-    accessed = frozenset() if instruction.semantic == "mov" else touched
+def stale_text(register: Reg) -> str:
+    """The finding about a copy that was made between two multiplications in flight."""
+    return f"{register.name} was copied from an accumulator in flight with which a later wgmma then went on"
 
-    def watched(x: Unit) -> Wait | None:
-        if x.owned and not touched.isdisjoint(x.owned):
-            if renaming and renaming[1] in x.owned and renaming[0] not in x.owned:
-                _rename_owned(x, renaming[0], renaming[1], instruction.index)  # type: ignore[arg-type]
-                return None
-            register = next(r for r in touched if r in x.owned)
-            loaded = _is_load(machine, x.owned[register])
-            owner = "tcgen05.ld" if loaded else "wgmma"
-            text = f"{register.name} is touched while a {owner} that was not waited for owns it"
-            kind = Kind.TCGEN05_ORDER if loaded else Kind.WGMMA_REGISTER
-            machine.recorder.add(kind, text, instruction.index, x.name, x.owned[register])
-        x.dirty |= accessed
-        return step(x)
 
-    return watched
+def own_operands(x: Unit, d_registers: tuple[Reg, ...], a_registers: tuple[Reg, ...], shape: str, pc: int) -> None:
+    """A wgmma of the group that is being filled takes its registers; copies of its accumulator are left behind."""
+    known = x.ownership
+    if known.copies:
+        _leave_copies(x, frozenset(d_registers), pc)
+    accumulator: Accumulator = (d_registers, shape)
+    taken: dict[int, dict[Reg, Owner]] = {}
+    for warp in x.warps:
+        state = x.cta.wgmma_states[warp.index]
+        epoch = len(state.groups) + 1
+        if epoch not in taken:
+            taken[epoch] = dict.fromkeys(a_registers, Owner(epoch, pc, None))
+            taken[epoch].update(dict.fromkeys(d_registers, Owner(epoch, pc, accumulator)))
+        state.owned.update(taken[epoch])
+    known.owned.update(dict.fromkeys((*d_registers, *a_registers), pc))
+    for register in d_registers if known.stale else ():
+        known.stale.pop(register, None)
+
+
+def _leave_copies(x: Unit, taken: frozenset[Reg], pc: int) -> None:
+    """Everything that shares a register with the operands a wgmma takes holds the value before it from now on."""
+    known = x.ownership
+    roots = {known.root(register) for register in taken}
+    for register in [r for r in known.owned if known.root(r) in roots and r not in taken]:
+        known.stale[register] = pc
+    for register in taken:
+        known.copies.pop(register, None)
+
+
+def conflicting_operand(x: Unit, d_registers: tuple[Reg, ...], a_registers: tuple[Reg, ...], shape: str) -> Reg | None:
+    """A register of a wgmma that an unfinished one uses in another way; None if they may follow each other.
+
+    Only wgmma of one shape on one accumulator do without a wait, and fragments of A may be read twice.
+    """
+    known, owned = x.ownership, x.cta.wgmma_states[x.warps[0].index].owned
+    if not owned:
+        return None
+    accumulator: Accumulator = (tuple(map(known.root, d_registers)), shape)
+    checked = None
+    for register, root in zip(d_registers, accumulator[0], strict=True):
+        owner = owned.get(root)
+        if owner is not None and owner is not checked and owner.accumulator != accumulator:
+            return register
+        checked = owner
+    for register in a_registers:
+        owner = owned.get(known.root(register))
+        if owner is not None and owner.accumulator is not None:
+            return register
+    return None
 
 
 def own_loaded_registers(instruction: Decoded, step: Step) -> Step:
@@ -68,7 +177,7 @@ def own_loaded_registers(instruction: Decoded, step: Step) -> Step:
     def owning(x: Unit) -> Wait | None:
         wait = step(x)
         if wait is None:
-            x.owned.update(dict.fromkeys(registers, instruction.index))
+            x.ownership.owned.update(dict.fromkeys(registers, instruction.index))
         return wait
 
     return owning
@@ -80,25 +189,39 @@ def disown_loaded_registers(machine: Machine, step: Step) -> Step:
     def disowning(x: Unit) -> Wait | None:
         wait = step(x)
         if wait is None:
-            for register in [register for register, pc in x.owned.items() if _is_load(machine, pc)]:
-                del x.owned[register]
+            known = x.ownership
+            for register in [register for register, pc in known.owned.items() if _is_load(machine, pc)]:
+                known.release(register)
         return wait
 
     return disowning
 
 
-def _rename_owned(x: Unit, target: Reg, source: Reg, pc: int) -> None:
-    """Copy a register that a running wgmma will write: the copy happens when that wgmma is done.
+def _copy_owned(x: Unit, target: Reg, source: Reg, pc: int) -> bool:
+    """Copy an owned register: the copy gets its value when the owner is done.
 
-    ptxas gives both names one register, so the compiler's copies at loop edges are no accesses; using the copy before
-    the wait is one.
+    Returns:
+        Whether ptxas can give both names one register.
     """
-    cta = x.cta
+    known = x.ownership
+    if source not in known.owned or source in known.stale:
+        return False
+    root = known.root(source)
+    if target in known.owned and target not in known.copies:
+        return target == root
+    issuer = known.owned[root]
+    known.owned[target], known.copies[target] = issuer, root
+    known.stale.pop(target, None)
     words = x.base["b32"]
-    x.owned[target] = x.owned[source]
-    if _is_load(cta.machine, x.owned[source]):
+    if _is_load(x.cta.machine, issuer):
         np.copyto(words[target.index], words[source.index], where=x.where)
-        return
+        return True
+    _copy_when_done(x, target, source, pc)
+    return True
+
+
+def _copy_when_done(x: Unit, target: Reg, source: Reg, pc: int) -> None:
+    cta, words = x.cta, x.base["b32"]
     to, origin = target.index, source.index
 
     def run() -> None:
@@ -108,16 +231,45 @@ def _rename_owned(x: Unit, target: Reg, source: Reg, pc: int) -> None:
     operation = cta.machine.issue(AsyncOperation(run, "register copy", chain, pc))
     for warp in x.warps:
         state = cta.wgmma_states[warp.index]
-        epoch, issuer = state.owned[source]
-        state.owned[target] = (epoch, issuer)
-        group = state.groups[epoch - 1] if epoch <= len(state.groups) else state.current
+        owner = state.owned[target] = state.owned[source]
+        group = state.groups[owner.epoch - 1] if owner.epoch <= len(state.groups) else state.current
         group.append(operation)
 
 
-def _renames(instruction: Decoded) -> bool:
-    """A plain register copy, as the compiler makes at the joins of control flow."""
-    plain = instruction.semantic == "mov" and instruction.guard is None
-    return plain and all(isinstance(operand, Reg) and operand.kind == "b32" for operand in instruction.operands)
+def _asynchronous_operands(instructions: list[Decoded], semantics: tuple[str, ...]) -> Iterable[Reg]:
+    """Registers that an engine reads or writes while the thread goes on."""
+    for instruction in instructions:
+        if instruction.semantic in semantics:
+            for operand in instruction.operands[: 2 if instruction.semantic == "wgmma.mma" else 1]:
+                if isinstance(operand, Vec):
+                    yield from (item for item in operand.items if isinstance(item, Reg))
+
+
+def _closure(registers: frozenset[Reg], edges: list[tuple]) -> frozenset[Reg]:
+    """Registers and every first end of an edge whose second end is among them."""
+    found, size = set(registers), -1
+    while size != len(found):
+        size = len(found)
+        found.update(first for first, second in edges if second in found)
+    return frozenset(found)
+
+
+def _is_plain_move(instruction: Decoded) -> bool:
+    """A move of one register or constant into a 32-bit register, in every lane."""
+    if instruction.semantic != "mov" or instruction.guard is not None or len(instruction.operands) != 2:
+        return False
+    target, source = instruction.operands
+    return isinstance(target, Reg) and target.kind == "b32" and not isinstance(source, Vec)
+
+
+def _is_rename(instruction: Decoded) -> bool:
+    """A plain move between registers, as the compiler makes at the joins of control flow."""
+    return _is_plain_move(instruction) and isinstance(instruction.operands[1], Reg)
+
+
+def _is_wide_move(instruction: Decoded) -> bool:
+    """Two registers as one of 64 bits, which costs ptxas nothing."""
+    return instruction.semantic == "mov" and instruction.guard is None and instruction.modifiers["type"] in _WIDE_MOVES
 
 
 def _is_load(machine: Machine, pc: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ from gemmgen.emulator.machine.wgmma_state import WgmmaState
 from gemmgen.emulator.numerics import descriptors, fragments, kinds, mma
 from gemmgen.emulator.numerics.formats import FORMATS
 from gemmgen.emulator.ops.builder import Builder, Step, builds, type_id
+from gemmgen.emulator.ops.ownership import conflicting_operand, own_operands, stale_text
 from gemmgen.emulator.ops.warp import require_converged
 from gemmgen.emulator.ptx.operands import Reg, Vec
 from gemmgen.emulator.report import Kind
@@ -49,6 +51,11 @@ class _Form:
     a_major: str
     b_major: str
     saturate: bool
+
+    @cached_property
+    def touched(self) -> frozenset[Reg]:
+        """All its registers."""
+        return frozenset((*self.d_registers, *self.a_registers))
 
     @property
     def element_bytes(self) -> int:
@@ -87,7 +94,7 @@ def _fence(b: Builder) -> Step:
             return waiting
         for state in _each_state(x):
             state.fenced = True
-        x.dirty.clear()
+        x.ownership.fence()
         x.sync_warps()
         return None
 
@@ -132,9 +139,9 @@ def _wait(b: Builder) -> Step:
         for warp, state in zip(x.warps, states, strict=True):
             finished = max(0, len(state.groups) - allowed)
             x.cta.machine.clocks.learn(warp.row, agent, finished)
-            for register in [r for r, (epoch, _) in state.owned.items() if epoch <= finished]:
+            for register in [r for r, owner in state.owned.items() if owner.epoch <= finished]:
                 del state.owned[register]
-                x.owned.pop(register, None)
+                x.ownership.release(register)
         x.sync_warps()
         return None
 
@@ -196,8 +203,6 @@ def _registers(b: Builder, operand: int, count: int) -> tuple[Reg, ...]:
 def _mma(b: Builder) -> Step:
     form = _parse(b)
     accumulate = b.predicate(b.operands[3])
-    touched = frozenset((*form.d_registers, *form.a_registers))
-    shape = (frozenset(form.d_registers), b.modifiers["shape"])
     t = type_id("u64")
 
     def step(x: Unit) -> Wait | None:
@@ -207,7 +212,8 @@ def _mma(b: Builder) -> Step:
         flags = accumulate(x)[x.mask]
         if (flags != flags[0]).any():
             raise b.fault(x, Kind.DIVERGENCE, "scale-d differs between the threads of a wgmma")
-        _check_fence(b, x, form, touched, shape)
+        _check_fence(b, x, form)
+        _check_owned(b, x, form, bool(flags[0]))
         if flags[0]:
             _check_accumulator(b, x, form)
         d_a = None if form.a_registers else _uniform_descriptor(b, x, x.views[t][form.a_key])
@@ -223,22 +229,24 @@ def _mma(b: Builder) -> Step:
     return step
 
 
-def _check_fence(b: Builder, x: Unit, form: _Form, touched: frozenset[Reg], shape: tuple) -> None:
-    states = _each_state(x)
-    if not all(state.fenced for state in states):
+def _check_fence(b: Builder, x: Unit, form: _Form) -> None:
+    if not all(state.fenced for state in _each_state(x)):
         b.finding(x, Kind.WGMMA_FENCE, "the first wgmma of a warp needs wgmma.fence before it")
-    written = touched & x.dirty
-    if written:
-        names = sorted(register.name for register in written)[:3]
-        b.finding(x, Kind.WGMMA_FENCE, f"{', '.join(names)} were accessed since the last wgmma.fence")
-    state = states[0]
-    owned = touched & state.owned.keys()
-    if owned and state.last_shape is not None:
-        others = [r for r in form.a_registers if r in state.owned and r in state.last_shape[0]]
-        if others or (state.last_shape != shape and owned & set(form.d_registers)):
-            b.finding(x, Kind.WGMMA_REGISTER, "a wgmma uses registers of an unfinished wgmma of another shape")
-    for each in states:
-        each.last_shape = shape
+    accessed = form.touched & x.ownership.accessed
+    if accessed:
+        names = ", ".join(sorted(register.name for register in accessed)[:3])
+        b.finding(x, Kind.WGMMA_FENCE, f"{names} were accessed since the last wgmma.fence")
+
+
+def _check_owned(b: Builder, x: Unit, form: _Form, accumulating: bool) -> None:
+    register = conflicting_operand(x, form.d_registers, form.a_registers, b.modifiers["shape"])
+    if register is not None:
+        text = f"{register.name} belongs to an unfinished wgmma, of another accumulator or shape, or as another operand"
+        b.finding(x, Kind.WGMMA_REGISTER, text, x.ownership.owned[register])
+    stale = x.ownership.stale
+    for each in (form.touched if accumulating else form.a_registers) if stale else ():
+        if each in stale:
+            b.finding(x, Kind.WGMMA_REGISTER, stale_text(each), stale[each])
 
 
 def _check_accumulator(b: Builder, x: Unit, form: _Form) -> None:
@@ -350,13 +358,9 @@ def _issue(b: Builder, x: Unit, form: _Form, a_at: NDArray | None, b_at: NDArray
         AsyncOperation(run, f"wgmma of {x.name}", ("wgmma", cta.index, x.warps[0].index // 4), b.pc)
     )
     machine.count("wgmma", len(x.warps))
-    for warp in x.warps:
-        state = cta.wgmma_states[warp.index]
+    for state in _each_state(x):
         state.current.append(operation)
-        epoch = len(state.groups) + 1
-        for register in (*form.d_registers, *form.a_registers):
-            state.owned[register] = (epoch, b.pc)
-            x.owned[register] = b.pc
+    own_operands(x, form.d_registers, form.a_registers, b.modifiers["shape"], b.pc)
 
 
 def _thread_rows(rows: slice) -> slice:

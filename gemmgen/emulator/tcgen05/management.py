@@ -39,8 +39,16 @@ def uniform(b: Builder, x: Unit, values: NDArray | np.generic, lanes: slice, wha
 
 
 def cta_group(b: Builder) -> int:
-    """The instruction's CTA group."""
-    return int(b.modifiers["group"][-1])
+    """The instruction's CTA group, of which a kernel has one.
+
+    Raises:
+        EmulationError: the kernel uses both, which ptxas refuses.
+    """
+    group, cores = int(b.modifiers["group"][-1]), tensor_cores(b.machine)
+    if cores.cta_group not in (0, group):
+        raise b.error("a kernel with cta_group::1 and cta_group::2", need="one of them in all tcgen05 instructions")
+    cores.cta_group = group
+    return group
 
 
 @builds("tcgen05.alloc")
@@ -128,7 +136,7 @@ def _dealloc(b: Builder) -> Step:
             try:
                 if warp.index not in x.fragment.tokens:
                     memory.check_allocation(first, count)
-                    _check_unused(b, x, cores, warp.thread, memory.words_of(first, count))
+                    _check_unused(b, x, cores, group, warp.thread, memory.words_of(first, count))
                 if group == 1:
                     memory.release(first, count)
                 else:
@@ -142,19 +150,25 @@ def _dealloc(b: Builder) -> Step:
     return step
 
 
-def _check_unused(b: Builder, x: Unit, cores: TensorCores, thread: Thread, words: NDArray[np.int64]) -> None:
-    """Whoever used the columns must be done before they are freed."""
-    conflict = cores.memory(x.cta).shadow.write(cores.order.deallocation(thread, b.pc), words)
-    if conflict is not None:
+def _check_unused(
+    b: Builder, x: Unit, cores: TensorCores, group: int, thread: Thread, words: NDArray[np.int64]
+) -> None:
+    """Whoever used the columns, in either CTA of a pair, must be done before they are freed."""
+    access = cores.order.deallocation(thread, b.pc)
+    for cta in cores.group(x.cta, group):
+        shadow = cores.memory(cta).shadow
+        conflict = shadow.write(access, words) if cta is x.cta else shadow.check_write(access, words)
+        if conflict is None:
+            continue
         label = b.machine.clocks.labels[conflict.agent]
-        text = f"tensor memory is freed while a {conflict.what} by {label} may not be over"
+        text = f"{cores.memory(cta).name} is freed while a {conflict.what} by {label} may not be over"
         b.finding(x, Kind.TCGEN05_ORDER, f"{text}: {cores.order.explain(thread, conflict)}", conflict.pc)
 
 
 @builds("tcgen05.relinquish")
 def _relinquish(b: Builder) -> Step:
     b.expect(0)
-    cores = tensor_cores(b.machine)
+    cores, _ = tensor_cores(b.machine), cta_group(b)
 
     def step(x: Unit) -> Wait | None:
         waiting = require_converged(b, x)

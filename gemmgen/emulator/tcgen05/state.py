@@ -49,11 +49,13 @@ class TensorCores:
 
     Attributes:
         order: the ordering state.
+        cta_group: the group of all instructions, 1 or 2; 0 until one is built.
         issuers: per pair, the rank of the CTA that issues its ``cta_group::2`` operations.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.order = TensorOrder(machine.clocks)
+        self.cta_group = 0
         self.issuers: dict[tuple[int, int], int] = {}
         self._clocks = machine.clocks
         self._recorder = machine.recorder

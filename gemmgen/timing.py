@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,11 +14,13 @@ _REPLAYS = 7
 _MIN_GRAPH_US = 2000.0
 
 
-def time_launches_us(launches: Sequence[Callable[[], Any]]) -> float:
+def time_launches_us(launches: Sequence[Callable[[], Any]], rest_s: float = 0.0) -> float:
     """Median microseconds of one launch.
 
     Args:
         launches: one per input set, in the order of rotation; each enqueues one kernel on torch's current stream.
+        rest_s: how long the chip idles before it is timed, so that kernels that are compared meet the power limit,
+            which averages over tens of milliseconds, in the same state.
     """
     import torch
 
@@ -28,6 +31,9 @@ def time_launches_us(launches: Sequence[Callable[[], Any]]) -> float:
     graph.replay()
     rounds = max(1, math.ceil(_MIN_GRAPH_US / max(_replay_us(graph), 1e-3)))
     graph = _capture(launches, rounds)
+    if rest_s:
+        torch.cuda.synchronize()
+        time.sleep(rest_s)
     graph.replay()
     return statistics.median(_replay_us(graph) for _ in range(_REPLAYS)) / (rounds * len(launches))
 

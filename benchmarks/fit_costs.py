@@ -1,0 +1,250 @@
+"""Fit the cost tables of Hopper to a recorded sweep, and say what the shipped and the fitted tables are worth.
+
+Run from the repository root; no GPU is needed::
+
+    python -m benchmarks.fit_costs
+    python -m benchmarks.fit_costs --sweep /tmp/results/sweep.json --tables
+
+The regret of a choice is the measured time of the schedule that a table chooses over that of the fastest schedule
+measured for the shape. Nothing is written: the shipped numbers stand in ``gemmgen/backends/sm90/costs.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from gemmgen.backends.capability import capability
+from gemmgen.backends.model import Prediction
+from gemmgen.backends.sm90 import heuristics
+from gemmgen.backends.sm90.costs import SHIPPED, Cost, Costs, CostTables
+from gemmgen.schedule import Schedule
+from gemmgen.spec.model import ScheduleHints
+
+SWEEP = Path("benchmarks/results/2026-11-20_h200_sweep_e87e84e.json")
+HOPPER = capability("sm_90a")
+FEWEST_ROWS = 4
+"""Rows of the sweep that a cell of a table needs to be fitted."""
+PULL = 0.01
+"""How strongly a constant is held where the rows say little: the squared relative error that doubling it costs."""
+ROUNDS = 20
+WORST = 3
+
+ShapeKey = tuple[int, int, int]
+ScheduleKey = tuple[object, ...]
+Chooser = Callable[[ShapeKey], Schedule]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement: M, N and K, the schedule, and µs of a launch."""
+
+    shape: ShapeKey
+    schedule: Schedule
+    us: float
+
+    def predicted(self, tables: CostTables) -> Prediction:
+        """What the model says of it."""
+        return heuristics.prediction(self.schedule, *self.shape, HOPPER, tables)
+
+
+@dataclass(frozen=True)
+class Regret:
+    """What choices cost.
+
+    Attributes:
+        by_shape: measured time of the choice over the best one's.
+        unmeasured: shapes whose choice is not in the sweep.
+    """
+
+    by_shape: Mapping[ShapeKey, float]
+    unmeasured: tuple[ShapeKey, ...]
+
+    @property
+    def mean(self) -> float:
+        """The geometric mean."""
+        return math.exp(statistics.fmean(math.log(value) for value in self.by_shape.values()))
+
+    @property
+    def worst(self) -> list[tuple[ShapeKey, float]]:
+        """The shapes that lose most."""
+        return sorted(self.by_shape.items(), key=lambda item: -item[1])[:WORST]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the regrets, and the fitted tables if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sweep", type=Path, default=SWEEP, help="what benchmarks.sweep wrote")
+    parser.add_argument("--tables", action="store_true", help="print the fitted tables too")
+    options = parser.parse_args(argv)
+    rows = read_sweep(options.sweep)
+    fitted, apart = fit(rows), fit_without_each_problem(rows)
+    print(f"{len(rows)} rows of {options.sweep}, {len({row.shape for row in rows})} shapes")
+    print("| tables | chosen for | regret, geometric mean | worst | prediction off by, median and 90th percentile |")
+    print("|---|---|--:|---|---|")
+    by_name: dict[str, Callable[[ShapeKey], CostTables]] = {
+        "shipped": lambda _: SHIPPED,
+        "fitted to these rows": lambda _: fitted,
+        "fitted to the other (N, K)": lambda shape: apart[shape[1:]],
+    }
+    for name, tables_for in by_name.items():
+        for what, deciding in (("its M", lambda m: m), ("its range of M", heuristics.M_RANGES.deciding)):
+            found = regret(rows, lambda shape, t=tables_for, d=deciding: choice(t(shape), (d(shape[0]), *shape[1:])))
+            print(f"| {name} | {what} | {table_row(found, errors(rows, tables_for))} |")
+    if options.tables:
+        print(shown(fitted))
+    return 0
+
+
+def read_sweep(path: Path) -> list[Row]:
+    """The rows of a sweep whose values were right."""
+    content = json.loads(path.read_text())
+    found = content["rows"] if isinstance(content, dict) else content
+    return [
+        Row((row["m"], row["n"], row["k"]), Schedule.from_dict(row["schedule"]), row["us"])
+        for row in found
+        if row["diff"] < 1e-5
+    ]
+
+
+def fit(rows: Sequence[Row], prior: CostTables = SHIPPED) -> CostTables:
+    """Tables that minimise the relative error of the predictions, held to ``prior`` where rows are few.
+
+    Every cell of a table is fitted alone, to the rows of exactly its tile; tables of 16-bit operands stay.
+    """
+    cells: dict[tuple[bool, bool, int, int], list[Row]] = defaultdict(list)
+    shared: list[Row] = []
+    for row in rows:
+        tile_rows, columns = heuristics.rows_and_columns(row.schedule)
+        split = row.schedule.split_k > 1
+        if row.schedule.cluster == (1, 1):
+            cells[row.schedule.swap_ab, split, tile_rows, columns].append(row)
+        elif row.schedule.tile[:2] == heuristics.MULTICAST_TILE:
+            shared += [row] if row.schedule.cluster == heuristics.MULTICAST_CLUSTER else []
+
+    def fitted(table: dict[int, Costs], swapped: bool, split: bool) -> dict[int, Costs]:
+        return {
+            tile_rows: {c: _fit_cell(cells[swapped, split, tile_rows, c], cost, prior) for c, cost in costs.items()}
+            for tile_rows, costs in table.items()
+        }
+
+    alone = replace(
+        prior,
+        plain=fitted(prior.plain, False, False),
+        swapped=fitted(prior.swapped, True, False),
+        split_plain=fitted({128: prior.split_plain}, False, True)[128],
+        split_swapped=fitted(prior.split_swapped, True, True),
+    )
+    return _fit_multicast(shared, alone)
+
+
+def fit_without_each_problem(rows: Sequence[Row]) -> dict[tuple[int, int], CostTables]:
+    """For each (N, K), tables fitted to the rows of all others."""
+    problems = {row.shape[1:] for row in rows}
+    return {left_out: fit([row for row in rows if row.shape[1:] != left_out]) for left_out in sorted(problems)}
+
+
+def _fit_cell(rows: Sequence[Row], prior: Cost, tables: CostTables) -> Cost:
+    """base, step and tile of one kind of tile: least squares, where which rows memory bounds is found by iteration."""
+    if len(rows) < FEWEST_ROWS:
+        return prior
+    start = np.array(astuple(prior))
+    predicted = [row.predicted(tables) for row in rows]
+    chain = np.array([float(p.steps_per_cta) for p in predicted])
+    waves = np.array([float(p.rounds.count) for p in predicted])
+    memory, us = np.array([p.memory_us for p in predicted]), np.array([row.us for row in rows])
+    held, found = np.diag(math.sqrt(PULL) / start), start
+    for _ in range(ROUNDS):
+        bound = memory > chain * found[1]
+        terms = np.stack([np.ones_like(us), np.where(bound, 0.0, chain), waves], axis=1)
+        rest = us - np.where(bound, memory, 0.0)
+        left = np.concatenate([terms / us[:, None], held])
+        right = np.concatenate([rest / us, held @ start])
+        found = np.maximum(np.linalg.lstsq(left, right, rcond=None)[0], 0.05 * start)
+    return Cost(*(round(float(value), 3) for value in found))
+
+
+def _fit_multicast(rows: Sequence[Row], tables: CostTables) -> CostTables:
+    """What sharing adds to a launch, and its factor of a step, for the tile that ships with it."""
+    if len(rows) < FEWEST_ROWS:
+        return tables
+    without = replace(tables, multicast_base=0.0, multicast_step=1.0)
+    predicted = [row.predicted(without) for row in rows]
+    us = np.array([row.us for row in rows])
+    start = np.array([tables.multicast_base, tables.multicast_step])
+    held, found = np.diag(math.sqrt(PULL) / start), start
+    for _ in range(ROUNDS):
+        bound = [p.memory_us > p.steps_us * found[1] for p in predicted]
+        steps = np.array([0.0 if by_memory else p.steps_us for p, by_memory in zip(predicted, bound, strict=True)])
+        fixed = np.array([p.total_us - max(p.steps_us, p.memory_us) for p in predicted])
+        fixed += np.array([p.memory_us if by_memory else 0.0 for p, by_memory in zip(predicted, bound, strict=True)])
+        left = np.concatenate([np.stack([np.ones_like(us), steps], axis=1) / us[:, None], held])
+        found = np.linalg.lstsq(left, np.concatenate([(us - fixed) / us, held @ start]), rcond=None)[0]
+    return replace(tables, multicast_base=round(float(found[0]), 3), multicast_step=round(float(found[1]), 3))
+
+
+def choice(tables: CostTables, shape: ShapeKey) -> Schedule:
+    """What the heuristics would choose for a shape with these tables."""
+    listed = [schedule for _, schedule in heuristics.ranked(ScheduleHints(), *shape, HOPPER)]
+    return min(listed, key=lambda s: (heuristics.prediction(s, *shape, HOPPER, tables).total_us, str(s)))
+
+
+def regret(rows: Iterable[Row], chosen: Chooser) -> Regret:
+    """What each shape's choice costs, as far as it was measured."""
+    measured: dict[ShapeKey, dict[ScheduleKey, float]] = defaultdict(dict)
+    for row in rows:
+        measured[row.shape][_key(row.schedule)] = row.us
+    taken = {shape: times.get(_key(chosen(shape))) for shape, times in measured.items()}
+    return Regret(
+        {shape: us / min(measured[shape].values()) for shape, us in taken.items() if us is not None},
+        tuple(shape for shape, us in taken.items() if us is None),
+    )
+
+
+def errors(rows: Iterable[Row], tables_for: Callable[[ShapeKey], CostTables]) -> list[float]:
+    """Relative errors of the predictions, ascending."""
+    return sorted(abs(row.predicted(tables_for(row.shape)).total_us / row.us - 1.0) for row in rows)
+
+
+def table_row(found: Regret, off: Sequence[float]) -> str:
+    """The cells of one line of the printed table."""
+    worst = ", ".join(f"{'×'.join(map(str, shape))}: {_percent(value - 1)}" for shape, value in found.worst)
+    missing = f" ({len(found.unmeasured)} not measured)" if found.unmeasured else ""
+    median, high = (_percent(off[len(off) * part // 10], 0) for part in (5, 9))
+    return f"{_percent(found.mean - 1)}{missing} | {worst} | {median}, {high}"
+
+
+def _percent(part: float, digits: int = 1) -> str:
+    return f"{100 * part:.{digits}f} %"
+
+
+def shown(tables: CostTables) -> str:
+    """Tables as they stand in ``costs.py``."""
+    lines = []
+    for name, value in vars(tables).items():
+        if not isinstance(value, dict):
+            lines.append(f"{name}={value},")
+            continue
+        lines.append(f"{name}={{")
+        for key, costs in (value if name != "split_plain" else {None: value}).items():
+            cells = ", ".join(f"{c}: Cost({', '.join(map(str, astuple(cost)))})" for c, cost in costs.items())
+            lines.append(f"    {cells}," if key is None else f"    {key}: {{{cells}}},")
+        lines.append("},")
+    return "\n".join(lines)
+
+
+def _key(schedule: Schedule) -> ScheduleKey:
+    """What tells schedules of a sweep apart: rings are as deep as fits, whatever the version that measured."""
+    return schedule.tile, schedule.cluster, schedule.split_k, schedule.swap_ab
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,429 @@
+// fp8_gemm_nt
+// Written by gemmgen for sm_100a. [op] at a comment's end names the IR op that the lines come from.
+// 352 threads per CTA, 2 CTAs per cluster, 256 x 64 of D per scheduler tile.
+// Persistent: launch as many CTAs as SMs; each goes on to further tiles.
+
+typedef unsigned short uint16_t;
+typedef unsigned int uint32_t;
+typedef unsigned long long uint64_t;
+typedef long long int64_t;
+
+// A CUtensorMap, opaque to the kernel.
+struct alignas(64) TensorMap {
+    uint64_t words[16];
+};
+
+// Shared memory of a CTA, in bytes: 79576 in all.
+constexpr uint32_t kOffsetA = 0, kStageBytesA = 16384;  // tiles of a, 3 stages
+constexpr uint32_t kOffsetB = 49152, kStageBytesB = 4096;  // tiles of b, 3 stages
+constexpr uint32_t kOffsetSa = 77824, kStageBytesSa = 512;  // tiles of sa, 3 stages
+constexpr uint32_t kOffsetSb = 79360, kStageBytesSb = 16;  // tiles of sb, 3 stages
+constexpr uint32_t kOffsetStaging = 61440;  // output tile on its way out, once
+constexpr uint32_t kOffsetFull = 79408;  // barriers: a stage is loaded, 3 stages
+constexpr uint32_t kOffsetEmpty = 79432;  // barriers: a stage is free, 3 stages
+constexpr uint32_t kOffsetScalesFull = 79456;  // barriers: a stage of scales is loaded, 3 stages
+constexpr uint32_t kOffsetScalesEmpty = 79480;  // barriers: a stage of scales is free, 3 stages
+constexpr uint32_t kOffsetPartFull = 79504;  // barriers: a partial sum is complete, 4 stages
+constexpr uint32_t kOffsetPartEmpty = 79536;  // barriers: a partial sum has been read, 4 stages
+constexpr uint32_t kOffsetTmemAddress = 79568;  // where tensor memory was allocated, once
+
+__device__ __forceinline__ uint32_t cluster_rank()
+{
+    uint32_t rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+__device__ __forceinline__ void cluster_sync()
+{
+    asm volatile("barrier.cluster.arrive.release.aligned;\n"
+                 "barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// Copies 4 bytes in the background, or writes zeros without reading.
+__device__ __forceinline__ void copy_async_4(uint32_t to, const float* from, bool inside)
+{
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" :: "r"(to), "l"(from), "r"(inside ? 4 : 0) : "memory");
+}
+
+__device__ __forceinline__ void copy_async_arrive(uint32_t barrier)
+{
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" :: "r"(barrier) : "memory");
+}
+
+// True in one thread of a converged warp, always the same.
+__device__ __forceinline__ bool elect_one()
+{
+    uint32_t elected;
+    asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}" : "=r"(elected));
+    return elected;
+}
+
+__device__ __forceinline__ void fence_async_shared()
+{
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+__device__ __forceinline__ void fence_barrier_init()
+{
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+__device__ __forceinline__ float load_shared(uint32_t address)
+{
+    float value;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
+    return value;
+}
+
+__device__ __forceinline__ uint32_t load_shared_word(uint32_t address)
+{
+    uint32_t value;
+    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+    return value;
+}
+
+__device__ __forceinline__ void mbarrier_arrive(uint32_t barrier)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(barrier) : "memory");
+}
+
+__device__ __forceinline__ void mbarrier_arrive_cluster(uint32_t barrier, uint32_t cta)
+{
+    asm volatile("{\n"
+                 ".reg .b32 remote;\n"
+                 "mapa.shared::cluster.u32 remote, %0, %1;\n"
+                 "mbarrier.arrive.shared::cluster.b64 _, [remote];\n"
+                 "}" :: "r"(barrier), "r"(cta) : "memory");
+}
+
+__device__ __forceinline__ void mbarrier_expect(uint32_t barrier, uint32_t bytes)
+{
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(barrier), "r"(bytes) : "memory");
+}
+
+__device__ __forceinline__ void mbarrier_init(uint32_t barrier, uint32_t arrivals)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(barrier), "r"(arrivals));
+}
+
+__device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity)
+{
+    asm volatile("{\n"
+                 ".reg .pred done;\n"
+                 "AGAIN:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+                 "@!done bra AGAIN;\n"
+                 "}" :: "r"(barrier), "r"(parity) : "memory");
+}
+
+// sum = a · bᵀ, or sum += a · bᵀ, in tensor memory; one thread starts it for the CTA.
+__device__ __forceinline__ void mma_f8f6f4(uint32_t sum, uint64_t desc_a, uint64_t desc_b, uint32_t instruction, bool accumulate)
+{
+    asm volatile("{\n"
+                 ".reg .pred accumulate;\n"
+                 "setp.ne.b32 accumulate, %4, 0;\n"
+                 "tcgen05.mma.cta_group::2.kind::f8f6f4 [%0], %1, %2, %3, accumulate;\n"
+                 "}" :: "r"(sum), "l"(desc_a), "l"(desc_b), "r"(instruction), "r"(uint32_t(accumulate)) : "memory");
+}
+
+// Arrives at the barrier at this offset in every CTA of the mask, when everything handed to the tensor core is complete.
+__device__ __forceinline__ void mma_commit_cluster(uint32_t barrier, uint16_t ctas)
+{
+    asm volatile("tcgen05.commit.cta_group::2.mbarrier::arrive::one.shared::cluster.multicast::cluster.b64 [%0], %1;"
+                 :: "r"(barrier), "h"(ctas) : "memory");
+}
+
+// A dense K-major tile of 128-byte rows, swizzled.
+__device__ __forceinline__ uint64_t mma_descriptor(uint32_t address)
+{
+    return 0x4000404000010000ull | (address & 0x3FFFF) >> 4;
+}
+
+__device__ __forceinline__ void named_barrier_sync(uint32_t id, uint32_t threads)
+{
+    asm volatile("bar.sync %0, %1;" :: "r"(id), "r"(threads) : "memory");
+}
+
+__device__ __forceinline__ uint32_t pack_bf16(float low, float high)
+{
+    uint32_t packed;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+    return packed;
+}
+
+struct TilePosition {
+    uint32_t along, across;
+};
+
+// Groups of kGroup tiles of one axis run through the whole other axis; the last group may be smaller.
+template <uint32_t kGroup>
+__device__ __forceinline__ TilePosition rasterize(uint32_t tile, uint32_t tiles_along, uint32_t tiles_across)
+{
+    const uint32_t group = tile / (kGroup * tiles_across), inside = tile % (kGroup * tiles_across);
+    const uint32_t left = tiles_along - group * kGroup, size = left < kGroup ? left : kGroup;
+    return {group * kGroup + inside % size, inside / size};
+}
+
+// A stage of a ring, and the parity of the phase its barriers are in.
+struct RingCursor {
+    uint32_t stage = 0, phase = 0;
+
+    template <uint32_t kStages>
+    __device__ __forceinline__ void advance()
+    {
+        if (++stage == kStages) {
+            stage = 0;
+            phase ^= 1;
+        }
+    }
+};
+
+__device__ __forceinline__ void store_shared_4(uint32_t address, uint32_t a, uint32_t b, uint32_t c, uint32_t d)
+{
+    asm volatile("st.shared.v4.b32 [%0], { %1, %2, %3, %4};" :: "r"(address), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
+}
+
+__device__ __forceinline__ void tma_load(uint32_t to, const TensorMap* map, uint32_t barrier, uint32_t col, uint32_t row)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, { %3, %4}], [%2];"
+                 :: "r"(to), "l"(map), "r"(barrier), "r"(col), "r"(row) : "memory");
+}
+
+// As tma_load, but the bytes are counted at the barrier of the pair's first CTA.
+__device__ __forceinline__ void tma_load_pair(uint32_t to, const TensorMap* map, uint32_t barrier, uint32_t col, uint32_t row)
+{
+    asm volatile("{\n"
+                 ".reg .b32 first;\n"
+                 "mapa.shared::cluster.u32 first, %2, 0;\n"
+                 "cp.async.bulk.tensor.2d.cta_group::2.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, { %3, %4}], [first];\n"
+                 "}" :: "r"(to), "l"(map), "r"(barrier), "r"(col), "r"(row) : "memory");
+}
+
+__device__ __forceinline__ void tma_store(const TensorMap* map, uint32_t from, uint32_t col, uint32_t row)
+{
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, { %2, %3}], [%1];"
+                 :: "l"(map), "r"(from), "r"(col), "r"(row) : "memory");
+}
+
+__device__ __forceinline__ void tma_store_commit()
+{
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+// Shared memory of all groups has been read; it may be written again.
+__device__ __forceinline__ void tma_store_wait_read()
+{
+    asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+
+__device__ __forceinline__ void tma_store_drain()
+{
+    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
+
+// Run by a whole warp; nobody in this CTA allocates again.
+template <uint32_t kColumns>
+__device__ __forceinline__ void tmem_alloc(uint32_t address)
+{
+    asm volatile("tcgen05.alloc.cta_group::2.sync.aligned.shared::cta.b32 [%0], %1;" :: "r"(address), "n"(kColumns) : "memory");
+    asm volatile("tcgen05.relinquish_alloc_permit.cta_group::2.sync.aligned;");
+}
+
+__device__ __forceinline__ void tmem_fence_before()
+{
+    asm volatile("tcgen05.fence::before_thread_sync;" ::: "memory");
+}
+
+__device__ __forceinline__ void tmem_fence_after()
+{
+    asm volatile("tcgen05.fence::after_thread_sync;" ::: "memory");
+}
+
+template <uint32_t kColumns>
+__device__ __forceinline__ void tmem_free(uint32_t tmem)
+{
+    asm volatile("tcgen05.dealloc.cta_group::2.sync.aligned.b32 %0, %1;" :: "r"(tmem), "n"(kColumns) : "memory");
+}
+
+// Reads 32 columns of this thread's lane. The values are defined only after the wait, so both are one statement.
+__device__ __forceinline__ void tmem_load_32(float (&d)[32], uint32_t address)
+{
+    asm volatile("tcgen05.ld.sync.aligned.32x32b.x32.b32 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, [%32];\n"
+                 "tcgen05.wait::ld.sync.aligned;"
+                 : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3]), "=f"(d[4]), "=f"(d[5]), "=f"(d[6]), "=f"(d[7]), "=f"(d[8]), "=f"(d[9]), "=f"(d[10]), "=f"(d[11]), "=f"(d[12]), "=f"(d[13]), "=f"(d[14]), "=f"(d[15]), "=f"(d[16]), "=f"(d[17]), "=f"(d[18]), "=f"(d[19]), "=f"(d[20]), "=f"(d[21]), "=f"(d[22]), "=f"(d[23]), "=f"(d[24]), "=f"(d[25]), "=f"(d[26]), "=f"(d[27]), "=f"(d[28]), "=f"(d[29]), "=f"(d[30]), "=f"(d[31])
+                 : "r"(address) : "memory");
+}
+
+extern "C" __global__ void __launch_bounds__(352, 1)
+fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ TensorMap tma_a, const __grid_constant__ TensorMap tma_b, const __grid_constant__ TensorMap tma_sa, const float* __restrict__ sb, int64_t sb_stride_row, int64_t sb_stride_col, uint32_t M)
+{
+    extern __shared__ __align__(1024) unsigned char shared_memory[];
+    const uint32_t smem = uint32_t(__cvta_generic_to_shared(shared_memory));
+    const uint32_t warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
+    const uint32_t rank = cluster_rank();
+    const uint32_t full = smem + kOffsetFull;  // one mbarrier per stage; 1 arrivals and all expected bytes end a phase [sm100.barriers]
+    const uint32_t empty = smem + kOffsetEmpty;  // one mbarrier per stage; 1 arrivals and all expected bytes end a phase [sm100.barriers]
+    const uint32_t scales_full = smem + kOffsetScalesFull;  // one mbarrier per stage; 2 arrivals and all expected bytes end a phase [sm100.barriers]
+    const uint32_t scales_empty = smem + kOffsetScalesEmpty;  // one mbarrier per stage; 8 arrivals and all expected bytes end a phase [sm100.barriers]
+    const uint32_t part_full = smem + kOffsetPartFull;  // one mbarrier per stage; 1 arrivals and all expected bytes end a phase [sm100.barriers]
+    const uint32_t part_empty = smem + kOffsetPartEmpty;  // one mbarrier per stage; 16 arrivals and all expected bytes end a phase [sm100.barriers]
+    // One thread initialises the barriers; the fence shows them to the cluster and to the copy engine. [sm100.init_barriers]
+    if (threadIdx.x == 0) {
+        for (uint32_t stage = 0; stage < 3; ++stage) mbarrier_init(full + 8 * stage, 1);
+        for (uint32_t stage = 0; stage < 3; ++stage) mbarrier_init(empty + 8 * stage, 1);
+        for (uint32_t stage = 0; stage < 3; ++stage) mbarrier_init(scales_full + 8 * stage, 2);
+        for (uint32_t stage = 0; stage < 3; ++stage) mbarrier_init(scales_empty + 8 * stage, 8);
+        for (uint32_t stage = 0; stage < 4; ++stage) mbarrier_init(part_full + 8 * stage, 1);
+        for (uint32_t stage = 0; stage < 4; ++stage) mbarrier_init(part_empty + 8 * stage, 16);
+        fence_barrier_init();
+    }
+    cluster_sync();  // all threads of the cluster meet [sm100.sync]
+    // One warp allocates 256 columns of tensor memory; it is the only allocation, and freed at the end. [sm100.tmem_alloc]
+    if (warp == 10) tmem_alloc<256>(smem + kOffsetTmemAddress);
+    cluster_sync();  // all threads of the cluster meet [sm100.sync]
+    const uint32_t tmem = load_shared_word(smem + kOffsetTmemAddress);  // where the columns begin [sm100.tmem_address]
+    if (warp < 8) {
+        // ---- math: warps 0 to 7 [sm100.warps]
+        RingCursor scales_cursor;  // this role's place in the ring [sm100.cursor]
+        RingCursor parts;  // this role's place in the ring [sm100.cursor]
+        // A thread has one row of the tile, which is one lane of tensor memory; a warp reaches 32 of them. [sm100.thread_position]
+        const uint32_t warpgroup = warp / 4;
+        [[maybe_unused]] const uint32_t row = warp % 4 * 32 + lane;
+        const uint32_t lanes = tmem + (warp % 4 * 32 << 16);
+        // Output tiles of this CTA, 8 along m before the other axis advances, so that L2 is reused. [sm100.tile_loop]
+        const uint32_t tiles_m = (M + 255u) / 256u, tiles_n = (264u + 63u) / 64u;
+        for (uint32_t tile = blockIdx.x / 2; tile < tiles_m * tiles_n; tile += gridDim.x / 2) {
+            const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
+            [[maybe_unused]] const uint32_t m0 = (position.along * 2 + rank) * 128, n0 = position.across * 64;
+            float sum[32] = {};  // FP32 registers of this thread's row [sm100.zero]
+            #pragma unroll 1  // a step is long enough; unrolled ones would only need more registers
+            for (uint32_t k0 = 0; k0 < 400u; k0 += 128) {  // steps of K [sm100.k_loop]
+                mbarrier_wait(scales_full + 8 * scales_cursor.stage, scales_cursor.phase);  // until the stage is loaded [sm100.wait]
+                const float row_scale = load_shared(smem + kOffsetSa + scales_cursor.stage * kStageBytesSa + 4 * row);  // this thread's row of sa [sm100.row_scale]
+                const float block_scale[] = {load_shared(smem + kOffsetSb + scales_cursor.stage * kStageBytesSb)};  // one scale per block of sb [sm100.block_scales]
+                __syncwarp();
+                if (lane == 0) mbarrier_arrive(scales_empty + 8 * scales_cursor.stage);  // this warp has read the stage [sm100.release]
+                mbarrier_wait(part_full + 8 * parts.stage, parts.phase);  // until the partial sum is complete [sm100.wait]
+                tmem_fence_after();  // what is done in tensor memory comes after that barrier [sm100.fence]
+                // Promotion: read this row of the partial sum, scale it and add it in FP32. [sm100.promote_rows]
+                #pragma unroll
+                for (uint32_t column = 0; column < 32; column += 32) {
+                    float part[32];
+                    tmem_load_32(part, lanes + parts.stage * 64 + warpgroup * 32 + column);
+                    float scale = row_scale * block_scale[0];
+                #pragma unroll
+                    for (uint32_t i = 0; i < 32; ++i) sum[column + i] = fmaf(part[i], scale, sum[column + i]);
+                }
+                tmem_fence_before();  // what was done in tensor memory comes before the next barrier [sm100.fence]
+                __syncwarp();
+                if (lane == 0) mbarrier_arrive_cluster(part_empty + 8 * parts.stage, 0);  // this warp has read the partial sum [sm100.release]
+                scales_cursor.advance<3>();  // next stage [sm100.advance]
+                parts.advance<4>();  // next stage [sm100.advance]
+            }
+            // The copy engine has read what this warpgroup staged before. [sm100.staging_wait]
+            if (threadIdx.x % 128 == 0) tma_store_wait_read();
+            named_barrier_sync(1 + warpgroup, 128);
+            // Round to bf16 and write this row 16 bytes at a time, swizzled as the copy engine expects. [sm100.store_rows]
+            #pragma unroll
+            for (uint32_t column = 0; column < 32; column += 8) {
+                const uint32_t line = row * 64;
+                const uint32_t chunk = column % 32 / 8;
+                const uint32_t slab = smem + kOffsetStaging + (warpgroup * 1 + column / 32) * 8192;
+                store_shared_4(slab + line + ((chunk ^ (line >> 7 & 3)) << 4),
+                               pack_bf16(sum[column + 0], sum[column + 1]),
+                               pack_bf16(sum[column + 2], sum[column + 3]),
+                               pack_bf16(sum[column + 4], sum[column + 5]),
+                               pack_bf16(sum[column + 6], sum[column + 7]));
+            }
+            // Each thread publishes its writes to the copy engine; then one thread may store them. [sm100.staging_publish]
+            fence_async_shared();
+            named_barrier_sync(1 + warpgroup, 128);
+            // One thread per warpgroup hands the boxes to the copy engine, which drops what lies outside of D. [sm100.tma_store]
+            if (threadIdx.x % 128 == 0) {
+                tma_store(&tma_d, smem + kOffsetStaging + warpgroup * 8192, n0 + warpgroup * 32, m0);
+            }
+            if (threadIdx.x % 128 == 0) tma_store_commit();  // these stores are one group [sm100.store_commit]
+        }
+        if (threadIdx.x % 128 == 0) tma_store_drain();  // shared memory lives until all stores are done [sm100.store_drain]
+    } else if (warp == 8 && elect_one()) {
+        // ---- load: one thread of warp 8 [sm100.warps]
+        RingCursor cursor;  // this role's place in the ring [sm100.cursor]
+        RingCursor scales_cursor_1;  // this role's place in the ring [sm100.cursor]
+        // Output tiles of this CTA, 8 along m before the other axis advances, so that L2 is reused. [sm100.tile_loop]
+        const uint32_t tiles_m = (M + 255u) / 256u, tiles_n = (264u + 63u) / 64u;
+        for (uint32_t tile = blockIdx.x / 2; tile < tiles_m * tiles_n; tile += gridDim.x / 2) {
+            const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
+            [[maybe_unused]] const uint32_t m0_1 = (position.along * 2 + rank) * 128, n0_1 = position.across * 64;
+            #pragma unroll 1  // a step is long enough; unrolled ones would only need more registers
+            for (uint32_t k0_1 = 0; k0_1 < 400u; k0_1 += 128) {  // steps of K [sm100.k_loop]
+                const uint32_t n0_1_share = n0_1 + rank * 32;  // where this CTA's share begins [sm100.own_share]
+                mbarrier_wait(empty + 8 * cursor.stage, cursor.phase ^ 1);  // until every reader has released the stage [sm100.wait]
+                if (rank == 0) mbarrier_expect(full + 8 * cursor.stage, 40960);  // bytes that will land in both CTAs' stages [sm100.expect]
+                tma_load_pair(smem + kOffsetA + cursor.stage * kStageBytesA, &tma_a, full + 8 * cursor.stage, k0_1, m0_1);  // 128 rows of a [sm100.tma_load]
+                tma_load_pair(smem + kOffsetB + cursor.stage * kStageBytesB, &tma_b, full + 8 * cursor.stage, k0_1, n0_1_share);  // 32 rows of b [sm100.tma_load]
+                mbarrier_wait(scales_empty + 8 * scales_cursor_1.stage, scales_cursor_1.phase ^ 1);  // until every reader has released the stage [sm100.wait]
+                mbarrier_expect(scales_full + 8 * scales_cursor_1.stage, 512);  // bytes that will land in this stage [sm100.expect]
+                tma_load(smem + kOffsetSa + scales_cursor_1.stage * kStageBytesSa, &tma_sa, scales_full + 8 * scales_cursor_1.stage, m0_1, k0_1 / 128);  // 128 scales of one block of K; the map runs along rows first [sm100.tma_load_scales]
+                cursor.advance<3>();  // next stage [sm100.advance]
+                scales_cursor_1.advance<3>();  // next stage [sm100.advance]
+            }
+        }
+    } else if (warp == 9) {
+        // ---- scales: warp 9 [sm100.warps]
+        RingCursor scales_cursor_2;  // this role's place in the ring [sm100.cursor]
+        // Output tiles of this CTA, 8 along m before the other axis advances, so that L2 is reused. [sm100.tile_loop]
+        const uint32_t tiles_m = (M + 255u) / 256u, tiles_n = (264u + 63u) / 64u;
+        for (uint32_t tile = blockIdx.x / 2; tile < tiles_m * tiles_n; tile += gridDim.x / 2) {
+            const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
+            [[maybe_unused]] const uint32_t m0_2 = (position.along * 2 + rank) * 128, n0_2 = position.across * 64;
+            #pragma unroll 1  // a step is long enough; unrolled ones would only need more registers
+            for (uint32_t k0_2 = 0; k0_2 < 400u; k0_2 += 128) {  // steps of K [sm100.k_loop]
+                mbarrier_wait(scales_empty + 8 * scales_cursor_2.stage, scales_cursor_2.phase ^ 1);  // until every reader has released the stage [sm100.wait]
+                // 1 scales of sb; those beyond the matrix arrive as zeros. [sm100.copy_scales]
+                for (uint32_t i = lane; i < 1; i += 32) {
+                    const uint32_t block = n0_2 / 128 + i;
+                    const bool inside = block < 3u;
+                    const int64_t element = inside ? block * sb_stride_row + k0_2 / 128 * sb_stride_col : 0;
+                    copy_async_4(smem + kOffsetSb + scales_cursor_2.stage * kStageBytesSb + 4 * i, sb + element, inside);
+                }
+                if (lane < 1) copy_async_arrive(scales_full + 8 * scales_cursor_2.stage);  // arrive when this lane's copies have landed [sm100.copy_arrive]
+                scales_cursor_2.advance<3>();  // next stage [sm100.advance]
+            }
+        }
+    } else if (warp == 10 && rank == 0 && elect_one()) {
+        // ---- mma: one thread of warp 10 of the first CTA [sm100.warps]
+        RingCursor cursor_1;  // this role's place in the ring [sm100.cursor]
+        RingCursor parts_1;  // this role's place in the ring [sm100.cursor]
+        // Output tiles of this CTA, 8 along m before the other axis advances, so that L2 is reused. [sm100.tile_loop]
+        const uint32_t tiles_m = (M + 255u) / 256u, tiles_n = (264u + 63u) / 64u;
+        for (uint32_t tile = blockIdx.x / 2; tile < tiles_m * tiles_n; tile += gridDim.x / 2) {
+            const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
+            [[maybe_unused]] const uint32_t m0_3 = (position.along * 2 + rank) * 128, n0_3 = position.across * 64;
+            #pragma unroll 1  // a step is long enough; unrolled ones would only need more registers
+            for (uint32_t k0_3 = 0; k0_3 < 400u; k0_3 += 128) {  // steps of K [sm100.k_loop]
+                mbarrier_wait(full + 8 * cursor_1.stage, cursor_1.phase);  // until the stage is loaded [sm100.wait]
+                mbarrier_wait(part_empty + 8 * parts_1.stage, parts_1.phase ^ 1);  // until the partial sum before it has been read [sm100.wait]
+                tmem_fence_after();  // what is done in tensor memory comes after that barrier [sm100.fence]
+                // a and b of the stage, 32 bytes of K at a time: 256 x 64, e4m3 by e4m3. The first product overwrites. [sm100.mma]
+                {
+                    const uint64_t desc_a = mma_descriptor(smem + kOffsetA + cursor_1.stage * kStageBytesA);
+                    const uint64_t desc_b = mma_descriptor(smem + kOffsetB + cursor_1.stage * kStageBytesB);
+                    const uint32_t sum = tmem + parts_1.stage * 64;
+                    mma_f8f6f4(sum, desc_a, desc_b, 0x10100010, false);
+                    mma_f8f6f4(sum, desc_a + 2, desc_b + 2, 0x10100010, true);
+                    mma_f8f6f4(sum, desc_a + 4, desc_b + 4, 0x10100010, true);
+                    mma_f8f6f4(sum, desc_a + 6, desc_b + 6, 0x10100010, true);
+                }
+                mma_commit_cluster(empty + 8 * cursor_1.stage, 0x3);  // arrive in all 2 CTAs when the products are complete [sm100.commit]
+                mma_commit_cluster(part_full + 8 * parts_1.stage, 0x3);  // arrive in all 2 CTAs when the products are complete [sm100.commit]
+                cursor_1.advance<3>();  // next stage [sm100.advance]
+                parts_1.advance<4>();  // next stage [sm100.advance]
+            }
+        }
+    }
+    tmem_fence_before();  // what was done in tensor memory comes before the next barrier [sm100.fence]
+    cluster_sync();  // all threads of the cluster meet [sm100.sync]
+    tmem_fence_after();  // what is done in tensor memory comes after that barrier [sm100.fence]
+    if (warp == 10) tmem_free<256>(tmem);  // the warp that allocated the columns gives them back [sm100.tmem_free]
+}
