@@ -79,12 +79,12 @@ def bf16(values: np.ndarray) -> np.ndarray:
 
 
 def idesc(m: int, n: int, a: int, b: int, *, d: int = 1, a_mn: int = 0, b_mn: int = 0, negate_a: int = 0) -> int:
-    """Bits of HARDWARE.md §5.3 for kinds without scales."""
+    """Bits of docs/hardware.md §5.3 for kinds without scales."""
     return d << 4 | a << 7 | b << 10 | negate_a << 13 | a_mn << 15 | b_mn << 16 | (n // 8) << 17 | (m // 16) << 24
 
 
 def idesc_scaled(m: int, n: int, a: int, b: int, *, ue8m0: int = 1, sfa_id: int = 0, sfb_id: int = 0) -> int:
-    """Bits of HARDWARE.md §5.3 for kinds with scales."""
+    """Bits of docs/hardware.md §5.3 for kinds with scales."""
     return sfb_id << 4 | a << 7 | b << 10 | (n // 8) << 17 | ue8m0 << 23 | (m // 16) << 24 | sfa_id << 29
 
 

@@ -1,6 +1,7 @@
 """A PTX frame for tcgen05 tests: fill shared and tensor memory, run some instructions, dump tensor memory.
 
-The layouts here are written down from HARDWARE.md §1.2 and §5 with explicit loops, apart from the emulator's own code.
+The layouts here are written down from docs/hardware.md §1.2 and §5 with explicit loops, apart from the emulator's own
+code.
 """
 
 from __future__ import annotations

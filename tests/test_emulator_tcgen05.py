@@ -1,4 +1,4 @@
-"""Hand-written tcgen05.mma kernels on the emulator: operand, accumulator and scale-factor layouts of HARDWARE.md §5."""
+"""Hand-written tcgen05.mma kernels on the emulator: layouts of operands, sums and scales (docs/hardware.md §5)."""
 
 from __future__ import annotations
 

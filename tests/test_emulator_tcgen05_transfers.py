@@ -1,4 +1,4 @@
-"""tcgen05.cp, ld and st on the emulator: every shape of HARDWARE.md §5.6 and §5.7."""
+"""tcgen05.cp, ld and st on the emulator: every shape of docs/hardware.md §5.6 and §5.7."""
 
 from __future__ import annotations
 

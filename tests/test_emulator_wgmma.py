@@ -1,6 +1,7 @@
 """wgmma on the emulator: every operand type, both major orders, operands in registers, against plain matrix products.
 
-Operand layouts are written down from HARDWARE.md §1.2 and §1.3 with explicit loops, apart from the emulator's own code.
+Operand layouts are written down from docs/hardware.md §1.2 and §1.3 with explicit loops, apart from the emulator's own
+code.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Descriptors and the addresses they stand for, against HARDWARE.md's worked examples and direct layouts."""
+"""Descriptors and the addresses they stand for, against docs/hardware.md's worked examples and direct layouts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gemmgen.emulator.numerics.descriptors import (
 from gemmgen.emulator.numerics.swizzle import Swizzle
 from gemmgen.errors import EmulationError
 
-# HARDWARE.md §1.2: (swizzle, LBO, SBO, wgmma word, tcgen05 word)
+# docs/hardware.md §1.2: (swizzle, LBO, SBO, wgmma word, tcgen05 word)
 WORKED = [
     (Swizzle.B128, 16, 1024, 0x4000004000010000, 0x4000404000010000),
     (Swizzle.B64, 16, 512, 0x8000002000010000, 0x8000402000010000),
@@ -31,7 +31,7 @@ WORKED = [
     (Swizzle.NONE, 2048, 128, 0x0000000800800000, 0x0000400800800000),
     (Swizzle.B128, 1024, 2048, 0x4000008000400000, 0x4000408000400000),
 ]
-# HARDWARE.md §5.3
+# docs/hardware.md §5.3
 INSTRUCTIONS = [
     (InstructionDescriptor("f8f6f4", 128, 256, "e4m3", "e4m3"), 0x08400010),
     (InstructionDescriptor("f16", 256, 256, "bf16", "bf16"), 0x10400490),
@@ -127,7 +127,7 @@ def test_swizzles_permute_each_period_and_are_their_own_inverse(swizzle: Swizzle
 
 
 def naive_address(descriptor: SmemDescriptor, major: str, size: int, mn: int, k: int, byte: int) -> int:
-    """The canonical layouts of PTX 9.7.16.3.3 / HARDWARE.md §1.2, one element at a time."""
+    """The canonical layouts of PTX 9.7.16.3.3 / docs/hardware.md §1.2, one element at a time."""
     span, lbo, sbo = descriptor.swizzle.value[0], descriptor.lbo, descriptor.sbo
     if major == "K" and descriptor.swizzle is Swizzle.NONE:
         chunk, within = divmod(k * size + byte, 16)

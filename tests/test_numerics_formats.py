@@ -1,4 +1,4 @@
-"""Number formats: every code, the measured conversions of HARDWARE.md §10, and packing."""
+"""Number formats: every code, the measured conversions of docs/hardware.md §10, and packing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ML_DTYPES = {
     "bf16": ml_dtypes.bfloat16,
     "f16": np.float16,
 }
-# HARDWARE.md §6
+# docs/hardware.md §6
 RANGES = {
     "e4m3": (448, 2**-6, 2**-9),
     "e5m2": (57344, 2**-14, 2**-16),

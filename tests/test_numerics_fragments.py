@@ -16,7 +16,7 @@ def covers(shape: tuple[int, ...], *index: np.ndarray) -> bool:
 
 
 def test_thread_37_element_6_of_d() -> None:
-    """HARDWARE.md §1.3: warp 1, lane 5, i = 6 is row 25, column 10."""
+    """docs/hardware.md §1.3: warp 1, lane 5, i = 6 is row 25, column 10."""
     row, column = fragments.wgmma_d(128)
     assert (row[37, 6], column[37, 6]) == (25, 10)
 

@@ -225,7 +225,7 @@ def test_any_fp8_dot_product_equals_the_oracle(name: str, codes: list[tuple[int,
 
 
 def test_a_small_product_vanishes_beside_a_large_accumulator() -> None:
-    """HARDWARE.md §7: C = 256 makes the quantum 2^-5, so 0.02 is lost and 1/16 is not."""
+    """docs/hardware.md §7: C = 256 makes the quantum 2^-5, so 0.02 is lost and 1/16 is not."""
     a, b = np.zeros((1, 32), np.uint8), np.zeros((2, 32), np.uint8)
     a[0, 0], b[0, 0], b[1, 0] = formats.encode([1.0, 0.02, 0.0625], "e4m3")
     c = np.full((1, 2), 256.0, np.float32)
@@ -234,7 +234,7 @@ def test_a_small_product_vanishes_beside_a_large_accumulator() -> None:
 
 
 def test_measured_special_values() -> None:
-    """HARDWARE.md §10: NaN is 0x7FFFFFFF, FLT_MAX passes FP8 as 0x7F7FFC00, exact zeros are +0."""
+    """docs/hardware.md §10: NaN is 0x7FFFFFFF, FLT_MAX passes FP8 as 0x7F7FFC00, exact zeros are +0."""
     inf, nan, one = 0x7C, 0x7F, 0x3C
     a = np.zeros((6, 32), np.uint8)
     b = np.zeros((1, 32), np.uint8)

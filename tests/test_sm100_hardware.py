@@ -1,4 +1,4 @@
-"""Blackwell's arithmetic against values worked out by hand (HARDWARE.md section 5)."""
+"""Blackwell's arithmetic against values worked out by hand (docs/hardware.md section 5)."""
 
 from __future__ import annotations
 

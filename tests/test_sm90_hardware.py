@@ -21,7 +21,7 @@ def test_swizzle_codes(swizzle: int, code: int):
 
 
 def test_descriptor_text():
-    """The high word of HARDWARE.md section 1.2's worked K-major SW128 descriptor: 0x40000040."""
+    """The high word of docs/hardware.md section 1.2's worked K-major SW128 descriptor: 0x40000040."""
     line = "return uint64_t(1) << 62 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 16 | (address & 0x3FFFF) >> 4;"
     assert line in built("plain").source
     assert (1 << 62 | (1024 >> 4) << 32 | 1 << 16) == 0x4000004000010000

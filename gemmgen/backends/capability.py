@@ -25,6 +25,7 @@ class Capability:
         smem_per_cta: bytes of shared memory a CTA may have.
         smem_per_sm: bytes of shared memory of an SM, of which every CTA costs ``smem_reserved`` more.
         smem_reserved: bytes the system takes per CTA.
+        threads_per_cta: threads that a CTA may have.
         swizzle_atom_bytes: bytes after which a swizzle repeats, to which swizzled tiles are aligned.
         bulk_align_bytes: alignment of whatever else the copy engine writes into shared memory.
         registers_per_sm: 32-bit registers of an SM.
@@ -43,6 +44,7 @@ class Capability:
     smem_per_cta: int = 232448
     smem_per_sm: int = 233472
     smem_reserved: int = 1024
+    threads_per_cta: int = 1024
     swizzle_atom_bytes: int = 1024
     bulk_align_bytes: int = 128
     registers_per_sm: int = 65536

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
+from gemmgen.backends.capability import Capability
 from gemmgen.errors import GemmgenError, ScheduleError
 from gemmgen.runtime.dtypes import ITEM_BYTES
 
@@ -23,6 +24,7 @@ SCALAR_BYTES = {"int32": 4, "uint32": 4, "int64": 8}
 MAX_BOX = 256
 MAP_RANK = 2
 MAX_CLUSTER = 16
+WARP_THREADS = 32
 _SCALAR_VALUE = re.compile(r"M|N|K|stride:[a-z]+:[01]")
 
 
@@ -167,9 +169,9 @@ class LaunchPlan:
         object.__setattr__(self, "tiles", tuple(self.tiles))
         object.__setattr__(self, "params", tuple(self.params))
         limits = {
-            "threads": (self.threads, 32, 1024),
+            "threads": (self.threads, WARP_THREADS, Capability.threads_per_cta),
             "cluster": (self.cluster, 1, MAX_CLUSTER),
-            "smem_bytes": (self.smem_bytes, 0, 232448),
+            "smem_bytes": (self.smem_bytes, 0, Capability.smem_per_cta),
         }
         for field, (value, low, high) in limits.items():
             if not low <= value <= high:

@@ -1,6 +1,6 @@
 """Blackwell's arithmetic as pure functions: descriptors, tensor memory, arrivals, registers, legality.
 
-Facts and their sources: HARDWARE.md sections 5 to 8. What Blackwell shares with Hopper is in ``sm90.hardware``.
+Facts and their sources: docs/hardware.md sections 5 to 8. What Blackwell shares with Hopper is in ``sm90.hardware``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Laws of the order on Blackwell: what a product, a promotion and a store must come after, and what must follow them.
 
 Barriers and cursors obey Hopper's laws. On top of them, tensor memory is ordered by fences beside the barriers
-(HARDWARE.md §5.8), and a mistake there is a race that no count shows.
+(docs/hardware.md §5.8), and a mistake there is a race that no count shows.
 """
 
 from __future__ import annotations

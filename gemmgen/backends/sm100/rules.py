@@ -1,7 +1,7 @@
 """Laws of the Blackwell target level, checked before NVRTC sees anything: tensor memory, shapes, areas.
 
 ``order_rules`` has those about barriers, fences and the order of ops; what Blackwell shares with Hopper (launch, shared
-memory, loads, registers) is checked by Hopper's rules. Facts: HARDWARE.md section 5.
+memory, loads, registers) is checked by Hopper's rules. Facts: docs/hardware.md section 5.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Hopper's arithmetic as pure functions: barrier arrivals, transaction bytes, descriptors, registers, legality.
 
-Facts and their sources: HARDWARE.md sections 1 to 4, 8 and 10.
+Facts and their sources: docs/hardware.md sections 1 to 4, 8 and 10.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ SWIZZLE_SPANS = (128, 64, 32)
 """Bytes of a row that is swizzled as a whole; 8 such rows are an atom."""
 ATOM_ROWS = 8
 MATRIX_COLS = 8
-MAX_THREADS = 1024
 MAX_BOX = 256
 """Elements of a TMA box along each axis."""
 BULK_ALIGN_BYTES = 128

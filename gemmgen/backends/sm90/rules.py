@@ -1,6 +1,6 @@
 """Laws of the Hopper target level, checked before NVRTC sees anything: launch, shared memory, tensor maps, registers.
 
-``order_rules`` has those about barriers and the order of ops. Facts: HARDWARE.md sections 1 to 4.
+``order_rules`` has those about barriers and the order of ops. Facts: docs/hardware.md sections 1 to 4.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def _check_launch(program: Program) -> None:
         (
             "threads per CTA",
             launch.threads,
-            launch.threads % 32 == 0 and 32 <= launch.threads <= hw.MAX_THREADS,
-            f"a multiple of 32 up to {hw.MAX_THREADS}",
+            launch.threads % 32 == 0 and 32 <= launch.threads <= record.threads_per_cta,
+            f"a multiple of 32 up to {record.threads_per_cta}",
         ),
         (
             "bytes of shared memory",

@@ -104,7 +104,7 @@ def check_wgmma_shape(n: int, a_type: str) -> None:
 def check_tcgen05_shape(kind: str, cta_group: int, m: int, n: int) -> None:
     """Raise EmulationError unless the kind has this M and N with this CTA group.
 
-    M = 128 with one CTA accepts N in steps of 8, as PTX says; HARDWARE.md §5.4 advises steps of 16 there.
+    M = 128 with one CTA accepts N in steps of 8, as PTX says; docs/hardware.md §5.4 advises steps of 16 there.
     """
     rule = tensor_kind(kind)
     if cta_group == 1:

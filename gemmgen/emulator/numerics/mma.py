@@ -1,8 +1,8 @@
 """Matrix multiply-accumulate as the tensor cores do it, bit for bit.
 
-The rule (HARDWARE.md §7, confirmed on an H200 in §10): align all K products and the accumulator at the largest of their
-exponents, cut each toward zero a fixed number of bits below it, add exactly, convert once. A product's exponent is the
-sum of its operands' exponents; zero products do not count.
+The rule (docs/hardware.md §7, confirmed on an H200 in §10): align all K products and the accumulator at the largest of
+their exponents, cut each toward zero a fixed number of bits below it, add exactly, convert once. A product's exponent
+is the sum of its operands' exponents; zero products do not count.
 """
 
 from __future__ import annotations

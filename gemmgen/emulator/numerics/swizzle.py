@@ -1,4 +1,4 @@
-"""The XOR swizzles of shared memory that TMA, wgmma and tcgen05 share (HARDWARE.md §2.2)."""
+"""The XOR swizzles of shared memory that TMA, wgmma and tcgen05 share (docs/hardware.md §2.2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tcgen05 operations are ordered: pipes, waits, commits and the two thread-sync fences (HARDWARE.md §5.8).
+"""Which tcgen05 operations are ordered: pipes, waits, commits and the two thread-sync fences (docs/hardware.md §5.8).
 
 Tensor memory has a happens-before of its own. A warp *sees* what a fence::after_thread_sync took from its ordinary
 clock, and its own loads and stores once it has waited for them. Every source of accesses has two agents: ``done``,
