@@ -75,7 +75,8 @@ def test_hints():
 @pytest.mark.parametrize(
     ("hints", "error"),
     [
-        ({"cluster": (4, 4)}, "CTAs per cluster"),
+        ({"cluster": (4, 4)}, "operands are shared along one axis"),
+        ({"tile": (128, 64, 128), "cluster": (1, 16)}, "CTAs per cluster"),
         ({"split_k": 4}, "schedule.split_k on Blackwell"),
         ({"scheduler": "split_k"}, "schedule.scheduler on Blackwell"),
         ({"tile": (128, 128, 64)}, "the K extent of a tile"),

@@ -208,7 +208,8 @@ def test_a_hint_drops_only_what_it_does_not_fit():
             "schedule.cluster",
         ),
         ({"split_k": 30}, "no schedule of this target fits the hints", "schedule"),
-        ({"cluster": (4, 2)}, "no schedule of this target fits the hints", "schedule"),
+        ({"cluster": (4, 2)}, "operands are shared along one axis", "schedule.cluster"),
+        ({"warps": Warps(math=3)}, "no schedule of this target fits the hints", "schedule"),
         ({"registers": Registers(math=64)}, "registers are traded around", "schedule.registers"),
     ],
 )
@@ -241,3 +242,21 @@ def test_other_devices_of_the_family_shift_the_choice():
 def test_hints_default_to_the_whole_list():
     every = heuristics.candidates(ScheduleHints(), 4096, HOPPER)
     assert len({str(schedule) for schedule in every}) == len(every)
+
+
+@pytest.mark.parametrize("name", ["fp8_gemm_nt", "bf16_gemm_nt", "bf16_gemm_tn"])
+@pytest.mark.parametrize("cluster", [(1, 1), (2, 1), (1, 2), (4, 1), (1, 4)])
+def test_a_cluster_without_a_tile_serves_every_m(name: str, cluster: tuple[int, int]):
+    spec = spec_of(576, 7168, name, cluster=cluster)
+    entries = compiler.plan(spec, "sm_90a")
+    assert entries[0].m_min == 0
+    assert entries[-1].m_max is None
+    for entry in entries:
+        assert entry.schedule.split_k > 1 or entry.schedule.cluster == cluster
+        compiler.build(spec, "sm_90a", entry.schedule)
+
+
+def test_a_cluster_that_shares_along_both_axes_is_refused():
+    with pytest.raises(ScheduleError, match="along one axis") as caught:
+        compiler.plan(spec_of(576, 7168, cluster=(2, 2)), "sm_90a")
+    assert caught.value.fix

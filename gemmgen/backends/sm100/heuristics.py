@@ -334,6 +334,9 @@ def _checked(schedule: Schedule, operands: Operands) -> Schedule:
         hopper.swizzle_span(columns // schedule.cta_group * operands.item_bytes)
     threads = _threads(groups)
     hw.check_registers(columns // groups, schedule.math_registers or hopper.launch_registers(threads))
+    shared_b = schedule.cluster[0] > 1
+    transposed = operands.b_rows_contiguous if shared_b else operands.a_rows_contiguous
+    hopper.check_multicast(schedule.cluster, None if transposed else schedule.tile[1 if shared_b else 0])
     if schedule.cluster_size > MAX_CLUSTER:
         raise ScheduleError("CTAs per cluster", where="schedule.cluster", got=schedule.cluster_size,
                             need=f"at most {MAX_CLUSTER}", fix="lower cluster")  # fmt: skip

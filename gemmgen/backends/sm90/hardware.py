@@ -112,6 +112,23 @@ def check_setmaxnreg(role_registers: list[int], threads: int) -> None:
                             fix="lower registers.math")  # fmt: skip
 
 
+def check_multicast(cluster: tuple[int, int], shared_rows: int | None) -> None:
+    """Raise ScheduleError unless CTAs of the cluster can load an operand's box together.
+
+    Args:
+        cluster: CTAs along (m, n).
+        shared_rows: rows of the box that they share; None where K runs along its rows, which always suits.
+    """
+    if min(cluster) > 1:
+        raise ScheduleError("operands are shared along one axis", where="schedule.cluster", got=list(cluster),
+                            need="[c, 1] or [1, c]", fix="write 1 for one of them")  # fmt: skip
+    unit = ATOM_ROWS * max(cluster)
+    if max(cluster) > 1 and shared_rows is not None and shared_rows % unit:
+        raise ScheduleError("CTAs of a cluster load equal shares of a box, in whole swizzle atoms",
+                            where="schedule.cluster", got=f"{shared_rows} rows over {max(cluster)} CTAs",
+                            need=f"a multiple of {unit} rows", fix="lower cluster, or change tile")  # fmt: skip
+
+
 def check_register_trade(math: int, producer: int, threads: int) -> None:
     """Raise ScheduleError unless multiplying warps take registers and loading warps give them away.
 

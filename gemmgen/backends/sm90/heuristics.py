@@ -129,12 +129,13 @@ def candidates(
     """Every schedule worth trying for M rows: the shipped list, narrowed and overridden by the hints."""
     if hints.tile is not None:
         return [_from_tile(hints, target, scale_copy, operands)]
-    shipped = _swapped(m, operands) if m <= SWAPPED_UP_TO or hints.swap_ab else []
+    sharing = hints.cluster[1] if hints.cluster is not None else 1
+    shipped = _swapped(m, operands, sharing) if m <= SWAPPED_UP_TO or hints.swap_ab else []
     if m > SWAPPED_ALWAYS or hints.swap_ab is False:
         shipped += _plain(operands)
     allowed: list[Schedule] = []
     refused: ScheduleError | None = None
-    for schedule in (found.replace(scale_copy=scale_copy) for found in shipped):
+    for schedule in dict.fromkeys(_clustered(found, hints).replace(scale_copy=scale_copy) for found in shipped):
         try:
             allowed += [_with_hints(schedule, hints, target, operands)] if _allows(hints, schedule) else []
         except ScheduleError as error:
@@ -217,10 +218,10 @@ def _two_groups(tile: tuple[int, int, int]) -> Schedule:
     return Schedule(tile, 0, producer_registers=PRODUCER_REGISTERS, math_registers=MATH_REGISTERS)
 
 
-def _swapped(m: int, operands: Operands) -> list[Schedule]:
-    """Tokens on the N side: tiles that hold all of them, or a part."""
+def _swapped(m: int, operands: Operands, sharing: int) -> list[Schedule]:
+    """Tokens on the N side: tiles that hold all of them, or a part; ``sharing`` CTAs of a cluster load one together."""
     step = operands.step_k
-    narrowest = hw.SWIZZLE_SPANS[-1] // operands.item_bytes if operands.a_rows_contiguous else 1
+    narrowest = hw.SWIZZLE_SPANS[-1] // operands.item_bytes if operands.a_rows_contiguous else hw.ATOM_ROWS * sharing
     legal = [c for c in SWAPPED_COLUMNS if c % narrowest == 0]
     enough = next((c for c in legal if c >= m), legal[-1])
     found = []
@@ -229,6 +230,11 @@ def _swapped(m: int, operands: Operands) -> list[Schedule]:
             alone = Schedule((columns, 64, step), 0, split_k=parts, swap_ab=True, math_warpgroups=1)
             found += [alone, _two_groups((columns, 128, step)).replace(split_k=parts, swap_ab=True)]
     return found
+
+
+def _clustered(schedule: Schedule, hints: ScheduleHints) -> Schedule:
+    """The schedule with the cluster that a hint wants; the CTAs that share a tile are one already."""
+    return schedule if hints.cluster is None or schedule.split_k > 1 else schedule.replace(cluster=hints.cluster)
 
 
 def _allows(hints: ScheduleHints, schedule: Schedule) -> bool:
@@ -281,6 +287,9 @@ def _checked(schedule: Schedule, operands: Operands) -> Schedule:
         hw.store_slab_columns(columns)
     if operands.a_rows_contiguous if schedule.swap_ab else operands.b_rows_contiguous:
         hw.swizzle_span(columns * operands.item_bytes)
+    shared_b = schedule.cluster[0] > 1
+    transposed = operands.b_rows_contiguous if shared_b else operands.a_rows_contiguous
+    hw.check_multicast(schedule.cluster, None if transposed else schedule.tile[1 if shared_b else 0])
     if schedule.cluster_size > 8:
         raise ScheduleError("CTAs per cluster", where="schedule", got=schedule.cluster_size, need="at most 8",
                             fix="lower cluster or split_k")  # fmt: skip
