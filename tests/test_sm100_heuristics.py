@@ -269,3 +269,10 @@ def test_hopper_refuses_pairs(hints: dict[str, Any]):
 
 def test_hopper_takes_one_cta_as_a_matter_of_course():
     assert compiler.plan(spec_of(512, 1024, cta_group=1), HOPPER) == compiler.plan(spec_of(512, 1024), HOPPER)
+
+
+@pytest.mark.parametrize("cluster", [(1, 4), (4, 1), (1, 8)])
+def test_a_cluster_without_a_tile_serves_every_m(cluster: tuple[int, int]):
+    entries = compiler.plan(spec_of(576, 7168, cluster=cluster), TARGET)
+    assert (entries[0].m_min, entries[-1].m_max) == (0, None)
+    assert {entry.schedule.cluster for entry in entries} == {cluster}

@@ -195,7 +195,15 @@ def ranked(
         ScheduleError: as ``choose``.
     """
     _refuse_hints(hints)
-    found = [_with_hints(schedule, hints, target, operands) for schedule in _candidates(hints, m, scale_copy, operands)]
+    found: list[Schedule] = []
+    refused: ScheduleError | None = None
+    for schedule in _candidates(hints, m, scale_copy, operands):
+        try:
+            found.append(_with_hints(schedule, hints, target, operands))
+        except ScheduleError as error:
+            refused = refused or error
+    if not found and refused is not None:
+        raise refused
     timed = [(prediction(schedule, m, n, k, target, operands), schedule) for schedule in found]
     return sorted(timed, key=lambda pair: (pair[0].total_us, str(pair[1])))
 
