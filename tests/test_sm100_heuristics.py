@@ -14,9 +14,9 @@ from sm100_cases import TARGET
 
 from gemmgen import compiler
 from gemmgen.backends.capability import capability
+from gemmgen.backends.sm100 import costs, heuristics
 from gemmgen.backends.sm100 import hardware as hw
-from gemmgen.backends.sm100 import heuristics
-from gemmgen.backends.sm100.heuristics import Operands
+from gemmgen.backends.sm100.costs import Operands
 from gemmgen.errors import ScheduleError
 from gemmgen.explain import explain
 from gemmgen.schedule import Schedule
@@ -105,7 +105,7 @@ def test_the_model_of_a_step():
 
     With their scales the operands come from L2 at 64 bytes a cycle, which takes longest.
     """
-    model = heuristics.model_step(planned(tile=(128, 256, 128)))
+    model = costs.model_step(planned(tile=(128, 256, 128)))
     assert model.mma_cycles == 128 * 256 * 128 / 8192
     assert model.shared_cycles == (128 + 256) * 128 / 128
     assert model.promotion_cycles == 128 * 256 / 128 + 128 * 256 / 512
@@ -114,14 +114,14 @@ def test_the_model_of_a_step():
 
 
 def test_narrow_tiles_are_bound_by_what_they_load():
-    model = heuristics.model_step(planned(tile=(16, 128, 128), swap_ab=True))
+    model = costs.model_step(planned(tile=(16, 128, 128), swap_ab=True))
     assert model.bound == "L2"
     assert model.shared_cycles > model.mma_cycles
 
 
 def test_without_promotion_the_cuda_cores_are_idle():
     schedule = planned(name="bf16_gemm_nt", tile=(128, 128, 64))
-    model = heuristics.model_step(schedule, heuristics.Operands(item_bytes=2, promoted=False, scales_in_ring=False))
+    model = costs.model_step(schedule, heuristics.Operands(item_bytes=2, promoted=False, scales_in_ring=False))
     assert model.promotion_cycles == 0
     assert model.l2_bytes == (128 + 128) * 128
 
@@ -142,7 +142,7 @@ def test_explain():
 
 def test_the_model_is_labelled():
     """Nobody shall take it for a measurement."""
-    assert "Nothing" in (heuristics.model_step.__doc__ or "")
+    assert "Nothing" in (costs.model_step.__doc__ or "")
     assert "static model" in (heuristics.predict.__doc__ or "")
     assert heuristics.predict(planned(), 4096, 512, 1024, BLACKWELL) > 0
 
@@ -159,7 +159,7 @@ def ranked(spec: GemmSpec, m: int, scale_copy: str = "bulk", **hints: Any) -> li
 
 def columns_of(schedule: Schedule) -> tuple[int, int]:
     """Columns of tensor memory that a schedule's sums take, and those of a stage's scales if there are words."""
-    rows, columns = heuristics.rows_and_columns(schedule)
+    rows, columns = costs.rows_and_columns(schedule)
     return columns * schedule.accumulators, hw.scale_columns(rows, columns)
 
 
@@ -202,7 +202,7 @@ def test_no_pair_for_columns_without_halves():
 
 
 def test_a_pair_loads_half_of_the_shared_operand():
-    alone, pair = (heuristics.model_step(planned(tile=(128, 256, 128), cta_group=size)) for size in (1, 2))
+    alone, pair = (costs.model_step(planned(tile=(128, 256, 128), cta_group=size)) for size in (1, 2))
     assert alone.l2_bytes - pair.l2_bytes == 128 * 128
     assert alone.mma_cycles == pair.mma_cycles
     assert pair.shared_cycles == (128 + 128) * 128 / 128

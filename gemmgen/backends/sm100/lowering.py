@@ -8,7 +8,8 @@ from typing import ClassVar
 from gemmgen.backends.sm90 import lowering as hopper
 from gemmgen.backends.sm90.lower_loads import LoadLowering
 from gemmgen.backends.sm90.ops import AdvanceOp, Area, BarriersOp, CursorOp, KLoopOp, SyncOp
-from gemmgen.backends.sm100.lower_math import MathLowering, MmaLowering, Sums
+from gemmgen.backends.sm100.lower_math import MathLowering
+from gemmgen.backends.sm100.lower_mma import MmaLowering, Sums
 from gemmgen.backends.sm100.lower_scales import ScaleLowering, arranges
 from gemmgen.backends.sm100.ops import FenceOp, OwnShareOp, TmemAddressOp, TmemAllocOp, TmemFreeOp, renamed
 from gemmgen.errors import IRError

@@ -1,6 +1,6 @@
 """What the static model says about the kernel that serves a shape. Nothing in it was measured on Blackwell.
 
-Times are those of ``heuristics.prediction``; cycles are counted from the schedule and the generated module at the
+Times are those of ``costs.prediction``; cycles are counted from the schedule and the generated module at the
 units' data-sheet rates.
 """
 
@@ -11,7 +11,7 @@ from gemmgen.backends.model import Candidate, Floor, KernelModel, Launch, Predic
 from gemmgen.backends.sm90.hardware import WARP_THREADS
 from gemmgen.backends.sm90.model import MAX_THREADS_PER_SM, RUNNERS_UP, roles, traffic
 from gemmgen.backends.sm90.sites import Program
-from gemmgen.backends.sm100 import heuristics
+from gemmgen.backends.sm100 import costs, heuristics
 from gemmgen.backends.sm100.launch import launch_plan
 from gemmgen.backends.sm100.ops import TmemAllocOp
 from gemmgen.ir.core import Module
@@ -38,15 +38,15 @@ def describe(
         scale_copy: how row scales reach shared memory, see ``Schedule``.
     """
     n, k = (int(spec.problem.dims[name]) for name in ("N", "K"))
-    operands = heuristics.Operands.of(spec)
+    operands = costs.Operands.of(spec)
     deciding_m = m if isinstance(spec.problem.dims["M"], int) else heuristics.M_RANGES.deciding(m)
     ranked = heuristics.ranked(spec.schedule, deciding_m, n, k, target, scale_copy, operands)
     best = [schedule, *[other for _, other in ranked if other != schedule][:RUNNERS_UP]]
-    predicted = heuristics.prediction(schedule, m, n, k, target, operands)
+    predicted = costs.prediction(schedule, m, n, k, target, operands)
     program, plan = Program.of(module), launch_plan(module)
     launch = Launch(plan.grid(m, n, target.sms), plan.cluster, plan.threads, plan.smem_bytes, schedule.stages)
     held = roles(program)
-    step = heuristics.model_step(schedule, operands)
+    step = costs.model_step(schedule, operands)
     return KernelModel(
         basis=BASIS,
         deciding_m=deciding_m,
@@ -69,14 +69,14 @@ def describe(
     )
 
 
-def _engines(step: heuristics.StepModel) -> list[tuple[str, float, int | None]]:
+def _engines(step: costs.StepModel) -> list[tuple[str, float, int | None]]:
     """Each engine of an SM that a step keeps busy: its name, cycles, and the bytes that it moves."""
     engines: list[tuple[str, float, int | None]] = [
         ("tensor core", step.mma_cycles, None),
         ("shared memory, read by tcgen05.mma", step.shared_cycles, step.shared_bytes),
         ("L2, operands and scales", step.l2_cycles, step.l2_bytes),
     ]
-    tmem_cycles = step.tmem_bytes / heuristics.WORD_BYTES / heuristics.TMEM_LOAD_WORDS_PER_CYCLE
+    tmem_cycles = step.tmem_bytes / costs.WORD_BYTES / costs.TMEM_LOAD_WORDS_PER_CYCLE
     if step.promotion_cycles:
         engines.append(("tensor memory, partial sums", tmem_cycles, step.tmem_bytes))
         engines.append(("CUDA cores, promotion out of tensor memory", step.promotion_cycles, None))
@@ -87,7 +87,7 @@ def _engines(step: heuristics.StepModel) -> list[tuple[str, float, int | None]]:
 
 def _engine(name: str, cycles: float, bytes_: int | None, predicted: Prediction) -> Resource:
     """One engine of the SM that makes most steps."""
-    busy = predicted.steps_per_cta * cycles / heuristics.CYCLES_PER_US
+    busy = predicted.steps_per_cta * cycles / costs.CYCLES_PER_US
     return Resource(name, busy, predicted.total_us, "µs", cycles, bytes_)
 
 
@@ -95,7 +95,7 @@ def _floor(m: int, n: int, k: int, item_bytes: int, d_item_bytes: int) -> Floor:
     """The time below which the data sheet's rates cannot go."""
     num_bytes = (m * k + n * k) * item_bytes + m * n * d_item_bytes
     compute = 2 * m * n * k * item_bytes / FLOP_BYTES_PER_US
-    return Floor(num_bytes / heuristics.DRAM_BYTES_PER_US, compute, heuristics.LAUNCH_US)
+    return Floor(num_bytes / costs.DRAM_BYTES_PER_US, compute, costs.LAUNCH_US)
 
 
 def _spaces(
