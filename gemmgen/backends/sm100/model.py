@@ -12,8 +12,9 @@ from gemmgen.backends.sm90.hardware import WARP_THREADS
 from gemmgen.backends.sm90.model import MAX_THREADS_PER_SM, RUNNERS_UP, roles, traffic
 from gemmgen.backends.sm90.sites import Program
 from gemmgen.backends.sm100 import costs, heuristics
+from gemmgen.backends.sm100 import hardware as hw
 from gemmgen.backends.sm100.launch import launch_plan
-from gemmgen.backends.sm100.ops import TmemAllocOp
+from gemmgen.backends.sm100.ops import GatherScalesOp, TmemAllocOp
 from gemmgen.ir.core import Module
 from gemmgen.schedule import Schedule
 from gemmgen.spec.model import GemmSpec
@@ -46,6 +47,7 @@ def describe(
     program, plan = Program.of(module), launch_plan(module)
     launch = Launch(plan.grid(m, n, target.sms), plan.cluster, plan.threads, plan.smem_bytes, schedule.stages)
     held = roles(program)
+    gathered = sum(op.groups * hw.SCALE_GROUP_BYTES for _, op in program.all(GatherScalesOp))
     step = costs.model_step(schedule, operands)
     return KernelModel(
         basis=BASIS,
@@ -58,7 +60,7 @@ def describe(
         prediction=predicted,
         floor=_floor(m, n, k, operands.item_bytes, DTYPES[spec.operands.d.dtype].bits // 8),
         launch=launch,
-        traffic=traffic(program, schedule, predicted, k),
+        traffic=traffic(program, schedule, predicted, k, gathered),
         roles=held,
         step_cycles=step.cycles,
         resources=(

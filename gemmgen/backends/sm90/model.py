@@ -136,10 +136,13 @@ def operand_read_bytes(schedule: Schedule) -> int:
     return products * (hw.WGMMA_ROWS + columns) * hw.MMA_K_BYTES
 
 
-def traffic(program: Program, schedule: Schedule, predicted: Prediction, k: int) -> Traffic:
-    """What the kernel loads, from its load ops; K's extent is ``k``."""
+def traffic(program: Program, schedule: Schedule, predicted: Prediction, k: int, gathered_bytes: int = 0) -> Traffic:
+    """What the kernel loads, from its load ops; K's extent is ``k``.
+
+    ``gathered_bytes``: what ops of the target's own load in a step.
+    """
     loads = [op for _, op in program.all(TmaLoadOp)]
-    scales = sum(landing_bytes(op) for _, op in program.all(TmaLoadScalesOp))
+    scales = gathered_bytes + sum(landing_bytes(op) for _, op in program.all(TmaLoadScalesOp))
     scales += sum(op.count * hw.SCALE_BYTES for _, op in program.all(CopyScalesOp))
     landing = sum(landing_bytes(op) for op in loads) + scales
     read = sum(landing_bytes(op) // op.multicast for op in loads) + scales
