@@ -116,6 +116,9 @@ CASES: dict[str, Case] = {
     "pair_mx_gathered": with_scales_along_k(case(130, 136, 400, "mxfp8_gemm_nt", tile=(128, 64, 128), cta_group=2)),
     "pair_mx_nn": case(130, 272, 272, "mxfp8_gemm_nn", tile=(128, 128, 128), cta_group=2),
     "pair_packed_swapped": case(40, 264, 784, "fp8_gemm_nt_ue8m0", tile=(64, 128, 128), swap_ab=True, cta_group=2),
+    "fp8_f32": with_f32(case(130, 136, 272, tile=(128, 128, 128))),
+    "fp8_f32_swapped": with_f32(case(20, 100, 272, tile=(32, 128, 128), swap_ab=True)),
+    "pair_mx_f32": with_f32(case(130, 100, 272, "mxfp8_gemm_nt", tile=(128, 256, 128), cta_group=2)),
     "one_stage": case(130, 128, 272, tile=(128, 64, 128), stages=1),
     "short": case(130, 128, 528, tile=(128, 64, 128), stages=2, warps=Warps(math=1)),
 }
