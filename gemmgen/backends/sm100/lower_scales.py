@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from gemmgen.backends.sm90.lower_loads import extents_of
 from gemmgen.backends.sm90.ops import ReleaseOp, WaitOp
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gemmgen.backends.sm90.lowering import Context, Handle
 
 
-def arranges(op: Op) -> bool:
+def arranges(op: Op) -> TypeGuard[ArrangeOp | AsyncLoadScalesOp]:
     """Whether ``op`` writes words in the tensor core's order."""
     return isinstance(op, ArrangeOp) or (isinstance(op, AsyncLoadScalesOp) and op.arranged)
 
@@ -39,7 +39,7 @@ class ScaleLowering:
         """One step: wait for the words and for a free stage, write them into it, and say so."""
         ir, ctx = self.ir, self.ctx
         mine = [op for op in ops if arranges(op)]
-        to = ctx.rings[mine[0].ring]  # pyright: ignore[reportAttributeAccessIssue]
+        to = ctx.rings[mine[0].ring]
         read = {op.result: op for op in ops if isinstance(op, ReadOp)}
         landed = {ring: ctx.rings[ring] for ring in dict.fromkeys(op.ring for op in read.values())}
         for ring, handle in landed.items():
@@ -51,7 +51,7 @@ class ScaleLowering:
                 if isinstance(op, ArrangeOp):
                     self._arrange(op, read[op.source], loop, to, cursors)
                 else:
-                    self._gather(op, loop, to, cursor)  # pyright: ignore[reportArgumentType]
+                    self._gather(op, loop, to, cursor)
         for ring, handle in landed.items():
             ir.add(ReleaseOp, barriers=handle.empty, cursor=cursors[ring], cluster=1)
         ir.add(PublishScalesOp, barriers=to.full, cursor=cursor)

@@ -77,8 +77,7 @@ class Lowering(hopper.Lowering):
 
     def _full_arrivals(self, ring: RingOp) -> int:
         """One warp of every CTA arranges scales, if there are any."""
-        loops = [op for op in walk(self.ctx.module) if arranges(op)]
-        arranged = {op.buffer for op in loops if op.ring == ring.result}  # pyright: ignore[reportAttributeAccessIssue]
+        arranged = {op.buffer for op in walk(self.ctx.module) if arranges(op) and op.ring == ring.result}
         rest = ring.replace(buffers=tuple(b for b in ring.buffers if b.name not in arranged))
         return super()._full_arrivals(rest) + (ring.ctas if arranged else 0)
 

@@ -69,8 +69,10 @@ class LoadLowering:
         ir.add(ExpectOp, barriers=to.full, cursor=cursor, transfer_bytes=total * to.ring.ctas)
         for op in ops:
             with ir.at(op.origin):
-                fill = self._load_box if isinstance(op, AsyncLoadOp) else self._load_scales
-                fill(op, to, cursor)  # pyright: ignore[reportArgumentType]
+                if isinstance(op, AsyncLoadOp):
+                    self._load_box(op, to, cursor)
+                else:
+                    self._load_scales(op, to, cursor)
 
     def _load_box(self, op: AsyncLoadOp, to: Handle, cursor: Value) -> None:
         ctx, buffer = self.ctx, to.ring.buffer(op.buffer)
