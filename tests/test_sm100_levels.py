@@ -23,7 +23,7 @@ from gemmgen.passes.pipeline import pipeline
 from gemmgen.schedule import Schedule
 from gemmgen.spec.loader import load_spec
 
-LEVELS = {"async": ".ir", "target": ".ir", "cuda": ".cu"}
+LEVELS = {"tile": ".ir", "async": ".ir", "target": ".ir", "cuda": ".cu"}
 GOLDEN_CASES = ("plain", "one_row", "bf16_nn", "mx", "pair_mx", "pair")
 ROOT = Path(__file__).resolve().parents[1]
 
