@@ -17,21 +17,11 @@ from gemmgen.pinned import check_schedule
 from gemmgen.runtime.launch_plan import LaunchPlan
 from gemmgen.schedule import Schedule
 from gemmgen.spec.model import GemmSpec
-from gemmgen.tuning.file import UNTUNED, TunedEntry, TunedPlan
-from gemmgen.tuning.ranges import with_tuned, with_tuned_m
+from gemmgen.tuning.file import UNTUNED, TunedPlan
+from gemmgen.tuning.ranges import PlanEntry, with_tuned, with_tuned_m
 
 STAGES = {"tile": "promotion", "async": "shared-memory-allocation"}
 """The pass after which a level is complete; the target's level is what the last pass leaves."""
-
-
-@dataclass(frozen=True)
-class PlanEntry:
-    """The schedule for M from ``m_min`` to ``m_max`` (None: no limit), and the tuned entries that it comes from."""
-
-    m_min: int
-    m_max: int | None
-    schedule: Schedule
-    tuned: tuple[TunedEntry, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,10 +76,8 @@ def plan(spec: GemmSpec, target: str, scale_copy: str = "bulk", tuned: TunedPlan
     _refuse_illegal(spec, target, tuned)
     m, ranges = spec.problem.dims["M"], heuristics.M_RANGES
     if isinstance(m, int):
-        served = with_tuned_m(m, rows[0][2], ranges, tuned.entries)
-    else:
-        served = with_tuned(rows, ranges, tuned.entries)
-    return tuple(PlanEntry(row.m_min, row.m_max, row.schedule, row.tuned) for row in served)
+        return tuple(with_tuned_m(m, rows[0][2], ranges, tuned.entries))
+    return tuple(with_tuned(rows, ranges, tuned.entries))
 
 
 def _refuse_illegal(spec: GemmSpec, target: str, tuned: TunedPlan) -> None:

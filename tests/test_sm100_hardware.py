@@ -67,8 +67,10 @@ def test_tensor_memory_ends():
 
 
 def test_a_stage_is_free_after_all_promoting_warps_and_one_commit():
-    assert hw.empty_arrivals(8, 1) == 9
-    assert hw.empty_arrivals(4, 2) == 10
+    assert hw.empty_arrivals(8, 1, 1) == 9
+    assert hw.empty_arrivals(4, 1, 2) == 10
+    assert hw.empty_arrivals(0, 1, 2) == 2
+    assert hw.empty_arrivals(1, 0, 1) == 1
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,14 @@ from gemmgen.backends.sm90 import heuristics
 from gemmgen.schedule import Schedule
 from gemmgen.spec import load_spec
 from gemmgen.tuning.file import TunedEntry
-from gemmgen.tuning.ranges import MAX_KERNELS, Served, with_tuned, with_tuned_m
+from gemmgen.tuning.ranges import MAX_KERNELS, PlanEntry, with_tuned, with_tuned_m
 
 RANGES = MRanges((8, 16, 64), large=256)
 A, B, X, Y = (Schedule((128, 128, 128), stages) for stages in (2, 3, 5, 6))
 ROWS = [(0, 16, A), (17, None, B)]
 
 
-def shown(served: list[Served]) -> list[tuple[int, int | None, Schedule]]:
+def shown(served: list[PlanEntry]) -> list[tuple[int, int | None, Schedule]]:
     return [(row.m_min, row.m_max, row.schedule) for row in served]
 
 

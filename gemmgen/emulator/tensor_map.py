@@ -25,7 +25,6 @@ ELEMENT_BYTES |= dict.fromkeys(("u32", "s32", "f32", "f32.ftz", "tf32"), 4)
 ALIASES = {"e4m3": "u8", "e5m2": "u8", "s8": "u8", "i32": "s32", "ue8m0x4": "u32"}
 _ELEMENTS = {code: name for name, code in ELEMENT_CODES.items()}
 SWIZZLES = {"none": Swizzle.NONE, "32B": Swizzle.B32, "64B": Swizzle.B64, "128B": Swizzle.B128}
-_SWIZZLE_CODES = {"none": 0, "32B": 1, "64B": 2, "128B": 3}
 _SWIZZLE_BY_CODE = [Swizzle.NONE, Swizzle.B32, Swizzle.B64, Swizzle.B128]
 FILLS = {"zero": 0, "nan": 1}
 

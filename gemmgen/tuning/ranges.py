@@ -14,7 +14,7 @@ MAX_KERNELS = 20
 
 
 @dataclass(frozen=True)
-class Served:
+class PlanEntry:
     """A schedule for M from ``m_min`` to ``m_max`` (None: no limit), and the tuned entries that it comes from."""
 
     m_min: int
@@ -25,7 +25,7 @@ class Served:
 
 def with_tuned(
     rows: Sequence[tuple[int, int | None, Schedule]], ranges: MRanges, entries: Sequence[TunedEntry]
-) -> list[Served]:
+) -> list[PlanEntry]:
     """The kernels of a plan for every M, tuned where there are entries.
 
     An entry serves the range of M that it lies in. Where several lie in one, each serves from above the next smaller
@@ -47,49 +47,49 @@ def with_tuned(
         kept.remove(min(within, key=lambda entry: entry.faster_by))
 
 
-def with_tuned_m(m: int, schedule: Schedule, ranges: MRanges, entries: Sequence[TunedEntry]) -> list[Served]:
+def with_tuned_m(m: int, schedule: Schedule, ranges: MRanges, entries: Sequence[TunedEntry]) -> list[PlanEntry]:
     """The one kernel of a plan whose M is fixed, tuned if an entry serves that M."""
     found = [served for served in _tuned_ranges(ranges, sorted(entries, key=lambda e: e.m)) if _holds(served, m)]
-    return [Served(0, None, found[0].schedule, found[0].tuned) if found else Served(0, None, schedule)]
+    return [PlanEntry(0, None, found[0].schedule, found[0].tuned) if found else PlanEntry(0, None, schedule)]
 
 
-def _tuned_ranges(ranges: MRanges, entries: Sequence[TunedEntry]) -> list[Served]:
+def _tuned_ranges(ranges: MRanges, entries: Sequence[TunedEntry]) -> list[PlanEntry]:
     """What each entry serves, by ascending M; ``entries`` ascend too."""
-    found: list[Served] = []
+    found: list[PlanEntry] = []
     for low, high in ranges.spans():
         inside = [entry for entry in entries if low <= entry.m and (high is None or entry.m <= high)]
         starts = [low, *(entry.m + 1 for entry in inside)]
         ends = [*(entry.m for entry in inside[:-1]), high]
         pieces = zip(starts, ends, inside, strict=False)
-        found += [Served(start, end, entry.best.schedule, (entry,)) for start, end, entry in pieces]
+        found += [PlanEntry(start, end, entry.best.schedule, (entry,)) for start, end, entry in pieces]
     return found
 
 
-def _pieces(low: int, high: int | None, schedule: Schedule, tuned: Sequence[Served]) -> list[Served]:
+def _pieces(low: int, high: int | None, schedule: Schedule, tuned: Sequence[PlanEntry]) -> list[PlanEntry]:
     """One of the heuristics' rows, cut where tuned schedules begin and end."""
     found, start = [], low
     for served in tuned:
         if served.m_min < low or (high is not None and served.m_min > high):
             continue
         if served.m_min > start:
-            found.append(Served(start, served.m_min - 1, schedule))
+            found.append(PlanEntry(start, served.m_min - 1, schedule))
         found.append(served)
         if served.m_max is None:
             return found
         start = served.m_max + 1
-    return found if high is not None and start > high else [*found, Served(start, high, schedule)]
+    return found if high is not None and start > high else [*found, PlanEntry(start, high, schedule)]
 
 
-def _merged(pieces: Sequence[Served]) -> list[Served]:
+def _merged(pieces: Sequence[PlanEntry]) -> list[PlanEntry]:
     """Neighbours with one schedule are one kernel."""
-    found: list[Served] = []
+    found: list[PlanEntry] = []
     for piece in pieces:
         if found and found[-1].schedule == piece.schedule:
             before = found.pop()
-            piece = Served(before.m_min, piece.m_max, piece.schedule, before.tuned + piece.tuned)
+            piece = PlanEntry(before.m_min, piece.m_max, piece.schedule, before.tuned + piece.tuned)
         found.append(piece)
     return found
 
 
-def _holds(served: Served, m: int) -> bool:
+def _holds(served: PlanEntry, m: int) -> bool:
     return served.m_min <= m and (served.m_max is None or m <= served.m_max)

@@ -15,6 +15,7 @@ from gemmgen.runtime.cache import Cache
 from gemmgen.schedule import Schedule
 from gemmgen.spec.model import GemmSpec
 from gemmgen.tuning.file import UNTUNED, Timed, TunedEntry, TunedPlan
+from gemmgen.tuning.ranges import PlanEntry
 from gemmgen.tuning.space import Candidate, Space
 
 PREDICTED_WITHIN = 1.3
@@ -57,11 +58,9 @@ class FixedSchedule:
 
     schedule: Schedule
 
-    def plan(
-        self, spec: GemmSpec, target: str, scale_copy: str, tuned: TunedPlan = UNTUNED
-    ) -> tuple[compiler.PlanEntry, ...]:
+    def plan(self, spec: GemmSpec, target: str, scale_copy: str, tuned: TunedPlan = UNTUNED) -> tuple[PlanEntry, ...]:
         """One entry."""
-        return (compiler.PlanEntry(0, None, self.schedule),)
+        return (PlanEntry(0, None, self.schedule),)
 
     def build(self, spec: GemmSpec, target: str, schedule: Schedule) -> compiler.Artifact:
         """The compiler's own."""

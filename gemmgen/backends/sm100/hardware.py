@@ -155,9 +155,9 @@ def shared_descriptor(swizzle_bytes: int, slab_bytes: int = 16) -> int:
     return atom_bytes >> 4 << 32 | slab_bytes >> 4 << 16 | 1 << 46 | SWIZZLE_CODES[swizzle_bytes] << 61
 
 
-def empty_arrivals(math_warps: int, cluster: int) -> int:
-    """Arrivals per phase of an "empty" barrier, per CTA: one commit, and every warp that reads scales."""
-    return (math_warps + 1) * cluster
+def empty_arrivals(warps: int, commits: int, cluster: int) -> int:
+    """Arrivals per phase of an "empty" barrier: reading warps and commits, from each CTA that fills the stage."""
+    return (warps + commits) * cluster
 
 
 def allocated_columns(needed: int) -> int:

@@ -8,6 +8,7 @@ from typing import ClassVar
 from gemmgen.backends.sm90 import lowering as hopper
 from gemmgen.backends.sm90.lower_loads import LoadLowering
 from gemmgen.backends.sm90.ops import AdvanceOp, Area, BarriersOp, CursorOp, KLoopOp, SyncOp
+from gemmgen.backends.sm100 import hardware as hw
 from gemmgen.backends.sm100.lower_math import MathLowering
 from gemmgen.backends.sm100.lower_mma import MmaLowering, Sums
 from gemmgen.backends.sm100.lower_scales import ScaleLowering, arranges
@@ -84,7 +85,8 @@ class Lowering(hopper.Lowering):
     def _empty_arrivals(self, ring: RingOp) -> int:
         """The tensor core's commit, and every warp that reads a stage itself."""
         readers = [role for role in self.roles if _releases(role, ring.result)]
-        return sum(1 if _issues(role) else role.warps for role in readers) * ring.cluster
+        warps = sum(role.warps for role in readers if not _issues(role))
+        return hw.empty_arrivals(warps, sum(_issues(role) for role in readers), ring.cluster)
 
     def _rings_of(self, role: RoleOp) -> list[Value]:
         """The rings in shared memory that the role fills or reads, in order; one that takes whole sums has none."""

@@ -14,8 +14,6 @@ from gemmgen.emulator.ptx.parser import TYPE_BYTES
 from gemmgen.emulator.ptx.program import Program
 from gemmgen.errors import EmulationError
 
-LOCAL_ALIGN = 16
-
 
 @dataclass
 class SymbolLayout:
