@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import gemmgen
+from gemmgen.spec.model import GemmSpec
 
 from .harness import Inputs, Layout, Shape, ceil_div, check, diff, make_inputs, poison, reference
 
@@ -27,7 +28,7 @@ E4M3_MAX = 448.0
 class Kernels:
     """Compiled kernels of one spec by (N, K); each is compiled once."""
 
-    def __init__(self, spec: str) -> None:
+    def __init__(self, spec: str | GemmSpec) -> None:
         self.spec = spec
         self.get = functools.cache(self._compile)
 
@@ -95,18 +96,18 @@ def unequal_reruns(kernels: Kernels, shape: Shape, reruns: int, seed: int) -> in
     return int(unequal.item())
 
 
-def outlier_inputs(shape: Shape, seed: int, outliers: bool) -> Inputs:
+def outlier_inputs(shape: Shape, seed: int, outliers: bool, device: str = "cuda") -> Inputs:
     """Operands with one scale per row, all 1, so that only the summation differs.
 
     Plain data are positive, as after an activation: sums grow, and what is cut off each addend grows with them. With
     outliers, the first element of K is the largest there is and the last one cancels it: what is added in between is
     lost wherever both share an accumulator of few bits.
     """
-    x = make_inputs(shape, seed)
+    x = make_inputs(shape, seed, device=device)
 
     def operand(rows: int, offset: int) -> torch.Tensor:
-        generator = torch.Generator(device="cuda").manual_seed(seed + offset)
-        values = torch.randn(rows, shape.k, device="cuda", generator=generator)
+        generator = torch.Generator(device=device).manual_seed(seed + offset)
+        values = torch.randn(rows, shape.k, device=device, generator=generator)
         values = values if outliers else values.abs()
         if outliers:
             values[:, 0] = E4M3_MAX
@@ -114,12 +115,12 @@ def outlier_inputs(shape: Shape, seed: int, outliers: bool) -> Inputs:
         return values.to(torch.float8_e4m3fn)
 
     a, b = operand(shape.m, 1), operand(shape.n, 2)
-    sa, sb = (torch.ones(rows, 1, device="cuda") for rows in (shape.m, shape.n))
+    sa, sb = (torch.ones(rows, 1, device=device) for rows in (shape.m, shape.n))
     return replace(x, a=a, b=b, sa=sa, sb=sb)
 
 
 def outlier_error(kernels: Kernels, shape: Shape, seed: int, outliers: bool) -> float:
-    """The kernel's error on `outlier_inputs`."""
+    """The error on `outlier_inputs` of kernels that take one scale per row of A and of B."""
     x = outlier_inputs(shape, seed, outliers)
     return check(lambda: call(kernels, x), x)
 

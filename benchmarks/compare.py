@@ -1,11 +1,11 @@
-"""Measure a kernel over many shapes beside cuBLASLt and DeepGEMM; print a short table, write Markdown and JSON.
+"""Measure a kernel over many shapes beside cuBLAS and DeepGEMM; print a short table, write Markdown and JSON.
 
 A raw prototype is measured by the same code as a compiled kernel::
 
-    from benchmarks import compare
+    from benchmarks import compare, findings
     rows = compare.measure(compare.baseline_shapes("512x7168x2048,1x576x7168"), make_launch)
     print(compare.table(rows))
-    print(compare.summary_text(rows))
+    print(findings.text(rows))
 
 where ``make_launch(inputs)`` returns a callable that enqueues one launch on torch's current stream. Run as a program,
 this module measures the peers alone, which shows how far the machine has drifted from the recorded run.
@@ -18,20 +18,34 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
-from . import peers
-from .harness import Inputs, Launch, Shape, Timing, check, diff, geometric_mean, make_inputs, reference, time_launches
+from . import findings, peers
+from .harness import Inputs, Launch, Shape, Timing, check, diff, make_inputs, reference, time_launches
 
 MakeLaunch = Callable[[Inputs], Launch]
 RESULTS = Path(__file__).parent / "results"
-SMALL_M = 128
 DIFF_LIMIT = 5e-6
 NAN = math.nan
+TURNS = ("cublas", "ours", "bf16", "ours", "cublas")
+"""The same from both ends, so that every kernel's mean is of the same moment."""
+COLUMNS = {
+    "us": ("us", ".2f"),
+    "cuBLASLt us": ("cublas_us", ".2f"),
+    "DeepGEMM us": ("deepgemm_us", ".2f"),
+    "BF16 us": ("bf16_us", ".2f"),
+    "TFLOP/s": ("tflops", ".0f"),
+    "GB/s": ("gbs", ".0f"),
+    "vs DeepGEMM": ("speed_deepgemm", ".2f"),
+    "vs cuBLASLt": ("speed_cublas", ".2f"),
+    "vs BF16": ("speed_bf16", ".2f"),
+    "vs floor": ("speed_floor", ".2f"),
+}
+"""The Markdown table's columns: the row's field and the format of its numbers."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,7 @@ class Row:
     cublas_us: float
     cublas_diff: float
     floor_us: float
+    bf16_us: float = NAN
     recorded_deepgemm_us: float = NAN
     recorded_cublas_us: float = NAN
     drift: float = NAN
@@ -61,6 +76,7 @@ class Row:
     gbs: float = NAN
     speed_deepgemm: float = NAN
     speed_cublas: float = NAN
+    speed_bf16: float = NAN
     speed_floor: float = NAN
     error: str = ""
 
@@ -68,6 +84,11 @@ class Row:
     def shape(self) -> Shape:
         """The problem."""
         return Shape(self.m, self.n, self.k)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the shape raised, or its result is not close enough to the reference (NaN is not)."""
+        return bool(self.error) or not (math.isnan(self.us) or self.diff < DIFF_LIMIT)
 
 
 def baseline_shapes(select: str = "", quick: bool = False) -> list[Shape]:
@@ -91,7 +112,7 @@ def measure(
     Args:
         shapes: what to measure, in this order.
         make_launch: gives the launch for one set of inputs.
-        with_cublas: measure cuBLASLt as well, which the normalisation needs.
+        with_cublas: measure cuBLASLt as well, which the normalisation needs, and for few rows BF16 cuBLAS.
         budget_s: shapes that have not begun by then are left out, with a line on stderr.
         replays: timed graph replays per kernel and shape.
     """
@@ -112,51 +133,15 @@ def measure(
 
 def table(rows: Sequence[Row]) -> str:
     """One line a shape, narrow enough that 63 of them fit the 12,000 characters a device call returns."""
-    names = ("us", "cublas", "deepgemm", "TF/s", "GB/s", "vsDG", "vsCB", "floor")
-    widths = (8, 8, 8, 6, 5, 5, 5, 5)
+    names = ("us", "cublas", "deepgemm", "bf16", "TF/s", "GB/s", "vsDG", "vsCB", "floor")
+    widths = (8, 8, 8, 6, 6, 5, 5, 5, 5)
     lines = [f"{'shape':>16} " + " ".join(f"{n:>{w}}" for n, w in zip(names, widths, strict=True)) + " diff"]
     for r in rows:
         lines.append(
-            f"{r.shape!s:>16} {r.us:8.2f} {r.cublas_us:8.2f} {r.deepgemm_us:8.2f} {r.tflops:6.0f} {r.gbs:5.0f} "
-            f"{r.speed_deepgemm:5.2f} {r.speed_cublas:5.2f} {r.speed_floor:5.2f} {r.diff:.1e}{_verdict(r)}"
+            f"{r.shape!s:>16} {r.us:8.2f} {r.cublas_us:8.2f} {r.deepgemm_us:8.2f} {r.bf16_us:6.2f} {r.tflops:6.0f} "
+            f"{r.gbs:5.0f} {r.speed_deepgemm:5.2f} {r.speed_cublas:5.2f} {r.speed_floor:5.2f} {r.diff:.1e}{_verdict(r)}"
         )
     return "\n".join(lines)
-
-
-def summary(rows: Sequence[Row]) -> dict[str, float]:
-    """Geometric means of the speeds over M <= 128 and M >= 256, the spread, and the common drift."""
-    result: dict[str, float] = {}
-    groups = {"m_le_128": [r for r in rows if r.m <= SMALL_M], "m_ge_256": [r for r in rows if r.m > SMALL_M]}
-    for name, group in groups.items():
-        for field in ("speed_deepgemm", "speed_cublas", "speed_floor"):
-            values = [v for r in group if not math.isnan(v := getattr(r, field))]
-            result[f"{name}.{field}"] = geometric_mean(values)
-    spreads = [(r.max_us - r.min_us) / r.us for r in rows if not math.isnan(r.us)]
-    result["median_spread"] = sorted(spreads)[len(spreads) // 2] if spreads else NAN
-    result["cublas_drift"] = peers.common_drift(_cublas_times(rows))
-    result["worst_diff"] = max((r.diff for r in rows if not math.isnan(r.diff)), default=NAN)
-    result["failures"] = float(sum(failed(r) for r in rows))
-    return result
-
-
-def summary_text(rows: Sequence[Row]) -> str:
-    """The summary as lines of text."""
-    s = summary(rows)
-    lines = [
-        f"{label}: {s[key + '.speed_deepgemm']:.3f}x DeepGEMM, {s[key + '.speed_cublas']:.3f}x cuBLASLt, "
-        f"{s[key + '.speed_floor']:.3f} of the floor's speed (geometric means)"
-        for label, key in (("M <= 128", "m_le_128"), ("M >= 256", "m_ge_256"))
-    ]
-    lines.append(
-        f"cuBLASLt now / recorded: {s['cublas_drift']:.3f}; replays spread {100 * s['median_spread']:.1f} % (median); "
-        f"worst diff {s['worst_diff']:.2e}; {s['failures']:.0f} of {len(rows)} shapes failed"
-    )
-    return "\n".join(lines)
-
-
-def failed(row: Row) -> bool:
-    """Whether the shape raised, or its result is not close enough to the reference (NaN is not)."""
-    return bool(row.error) or not (math.isnan(row.us) or row.diff < DIFF_LIMIT)
 
 
 def write(rows: Sequence[Row], name: str, out: Path | None = None) -> list[Path]:
@@ -165,7 +150,12 @@ def write(rows: Sequence[Row], name: str, out: Path | None = None) -> list[Path]
     out.mkdir(parents=True, exist_ok=True)
     about = machine()
     stem = f"{about['date']}_{about['gpu'].split()[-1].lower()}_{name}"
-    data = {"about": about, "summary": _finite(summary(rows)), "rows": [_finite(asdict(r)) for r in rows]}
+    data = {
+        "about": about,
+        "summary": _finite(findings.summary(rows)),
+        "findings": findings.named(rows),
+        "rows": [_finite(asdict(r)) for r in rows],
+    }
     paths = [out / f"{stem}.json", out / f"{stem}.md"]
     paths[0].write_text(json.dumps(data, indent=1) + "\n")
     paths[1].write_text(_markdown(rows, about, name))
@@ -185,35 +175,33 @@ def machine() -> dict[str, str]:
 def _measure_shape(shape: Shape, make_launch: MakeLaunch | None, with_cublas: bool, replays: int) -> Row:
     row = _empty_row(shape)
     inputs = [make_inputs(shape, seed) for seed in range(row.sets)]
-    cublas: list[peers.CublasLaunch] = []
-    if with_cublas and peers.cublas_supports(shape):
-        cublas = [peers.CublasLaunch(x) for x in inputs]
-        cublas[0]()
-        row = replace(row, cublas_diff=diff(cublas[0].result(), reference(inputs[0])))
+    launches: dict[str, Sequence[Launch]] = {"ours": [], "cublas": [], "bf16": []}
     try:
-        launches = [make_launch(x) for x in inputs] if make_launch else []
-        if launches:
-            error = max(check(launches[0], inputs[0]), check(launches[-1], inputs[-1]))
-            row = replace(row, diff=error)
-        ours, theirs = _time_in_turns(launches, cublas, replays)
+        if with_cublas and peers.cublas_supports(shape):
+            launches["cublas"] = cublas = [peers.CublasLaunch(x) for x in inputs]
+            cublas[0]()
+            row = replace(row, cublas_diff=diff(cublas[0].result(), reference(inputs[0])))
+        if with_cublas and shape.m <= peers.BF16_LARGEST_M:
+            launches["bf16"] = [peers.bf16_launch(x) for x in inputs]
+        if make_launch:
+            launches["ours"] = ours = [make_launch(x) for x in inputs]
+            row = replace(row, diff=max(check(ours[0], inputs[0]), check(ours[-1], inputs[-1])))
+        times = _time_in_turns(launches, replays)
     except torch.AcceleratorError:
         raise
     except Exception as failure:
         return replace(row, error=f"{type(failure).__name__}: {failure}")
-    row = replace(row, cublas_us=theirs.median_us) if theirs else row
-    return _with_timing(row, ours) if ours else row
+    row = replace(row, **{f"{name}_us": times[name].median_us for name in ("cublas", "bf16") if name in times})
+    return _with_timing(row, times["ours"]) if "ours" in times else row
 
 
-def _time_in_turns(
-    ours: Sequence[Launch], theirs: Sequence[Launch], replays: int
-) -> tuple[Timing | None, Timing | None]:
-    """Time both kernels as A B B A, so that a chip that warms up or slows down does so for both."""
-    turns: dict[int, list[Timing]] = {0: [], 1: []}
-    for which, launches in ((1, theirs), (0, ours), (0, ours), (1, theirs)):
-        if launches:
-            turns[which].append(time_launches(launches, replays=replays))
-    first, second = (Timing.mean(turns[which]) if turns[which] else None for which in (0, 1))
-    return first, second
+def _time_in_turns(launches: Mapping[str, Sequence[Launch]], replays: int) -> dict[str, Timing]:
+    """Time whatever there is in the order of `TURNS`, so that a chip that warms up or slows down does so for all."""
+    turns: dict[str, list[Timing]] = {}
+    for name in TURNS:
+        if launches[name]:
+            turns.setdefault(name, []).append(time_launches(launches[name], replays=replays))
+    return {name: Timing.mean(timings) for name, timings in turns.items()}
 
 
 def _empty_row(shape: Shape) -> Row:
@@ -232,6 +220,7 @@ def _with_timing(row: Row, timing: Timing) -> Row:
         tflops=row.shape.flops / us / 1e6,
         gbs=row.shape.bytes / us / 1e3,
         speed_cublas=row.cublas_us / us,
+        speed_bf16=row.bf16_us / us,
         speed_floor=row.floor_us / us,
     )
 
@@ -264,7 +253,7 @@ def _cublas_times(rows: Sequence[Row]) -> dict[Shape, float]:
 def _verdict(row: Row) -> str:
     if row.error:
         return "  " + row.error.splitlines()[0][:60]
-    return "  WRONG" if failed(row) else ""
+    return "  WRONG" if row.failed else ""
 
 
 def _finite(values: dict) -> dict:
@@ -274,17 +263,15 @@ def _finite(values: dict) -> dict:
 
 def _markdown(rows: Sequence[Row], about: dict[str, str], name: str) -> str:
     lines = [f"# {name}: {about['gpu']}, {about['date']}", "", f"torch {about['torch']}, CUDA {about['cuda']}.", ""]
-    lines += [line + "  " for line in summary_text(rows).splitlines()]
-    heads = ("us", "cuBLASLt us", "DeepGEMM us", "TFLOP/s", "GB/s", "vs DeepGEMM", "vs cuBLASLt", "vs floor", "diff")
-    lines += ["", "| shape | " + " | ".join(heads) + " |", "|---|" + "--:|" * len(heads)]
+    lines += [line + "  " for line in findings.text(rows).splitlines()]
+    lines += ["", "| shape | " + " | ".join(COLUMNS) + " | diff |", "|---|" + "--:|" * (len(COLUMNS) + 1)]
     for r in rows:
-        numbers = (r.us, r.cublas_us, r.deepgemm_us, r.tflops, r.gbs, r.speed_deepgemm, r.speed_cublas, r.speed_floor)
-        formats = (".2f", ".2f", ".2f", ".0f", ".0f", ".2f", ".2f", ".2f")
-        cells = ["–" if math.isnan(v) else format(v, f) for v, f in zip(numbers, formats, strict=True)]
+        values = [(getattr(r, field), form) for field, form in COLUMNS.values()]
+        cells = ["–" if math.isnan(value) else format(value, form) for value, form in values]
         lines.append(f"| {r.shape} | " + " | ".join(cells) + f" | {r.diff:.2e}{_verdict(r)} |")
     return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
     peer_rows = measure(baseline_shapes(" ".join(sys.argv[1:2])), None)
-    print(table(peer_rows), summary_text(peer_rows), sep="\n")
+    print(table(peer_rows), findings.text(peer_rows), sep="\n")

@@ -25,14 +25,16 @@ import numpy as np
 from gemmgen.backends.capability import capability
 from gemmgen.backends.model import Prediction
 from gemmgen.backends.sm90 import heuristics
-from gemmgen.backends.sm90.costs import SHIPPED, Cost, Costs, CostTables
+from gemmgen.backends.sm90.costs import OUTSIDE_ROW_US, SHIPPED, Cost, Costs, CostTables
 from gemmgen.schedule import Schedule
 from gemmgen.spec.model import ScheduleHints
 
-SWEEP = Path("benchmarks/results/2026-11-20_h200_sweep_e87e84e.json")
+SWEEP = Path("benchmarks/results/2026-11-20_h200_sweep.json")
 HOPPER = capability("sm_90a")
 FEWEST_ROWS = 4
 """Rows of the sweep that a cell of a table needs to be fitted."""
+NEAR = 1.5
+"""Times over the shape's best from which on a row says nothing about choices."""
 PULL = 0.01
 """How strongly a constant is held where the rows say little: the squared relative error that doubling it costs."""
 ROUNDS = 20
@@ -45,11 +47,12 @@ Chooser = Callable[[ShapeKey], Schedule]
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement: M, N and K, the schedule, and µs of a launch."""
+    """One measurement: M, N and K, the schedule, and µs of a launch; nothing is fitted to it if it is held out."""
 
     shape: ShapeKey
     schedule: Schedule
     us: float
+    held_out: bool = False
 
     def predicted(self, tables: CostTables) -> Prediction:
         """What the model says of it."""
@@ -86,19 +89,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tables", action="store_true", help="print the fitted tables too")
     options = parser.parse_args(argv)
     rows = read_sweep(options.sweep)
-    fitted, apart = fit(rows), fit_without_each_problem(rows)
+    fitted = fit([row for row in rows if not row.held_out])
     print(f"{len(rows)} rows of {options.sweep}, {len({row.shape for row in rows})} shapes")
-    print("| tables | chosen for | regret, geometric mean | worst | prediction off by, median and 90th percentile |")
+    print("| tables | shapes | regret, geometric mean | worst | prediction off by, median and 90th percentile |")
     print("|---|---|--:|---|---|")
-    by_name: dict[str, Callable[[ShapeKey], CostTables]] = {
-        "shipped": lambda _: SHIPPED,
-        "fitted to these rows": lambda _: fitted,
-        "fitted to the other (N, K)": lambda shape: apart[shape[1:]],
-    }
-    for name, tables_for in by_name.items():
-        for what, deciding in (("its M", lambda m: m), ("its range of M", heuristics.M_RANGES.deciding)):
-            found = regret(rows, lambda shape, t=tables_for, d=deciding: choice(t(shape), (d(shape[0]), *shape[1:])))
-            print(f"| {name} | {what} | {table_row(found, errors(rows, tables_for))} |")
+    for name, tables in (("shipped", SHIPPED), ("fitted", fitted)):
+        for what, part in (("fitted to", False), ("held out", True)):
+            mine = [row for row in rows if row.held_out == part]
+            if mine:
+                found = regret(
+                    mine, lambda shape, t=tables: choice(t, (heuristics.M_RANGES.deciding(shape[0]), *shape[1:]))
+                )
+                print(f"| {name} | {len(found.by_shape)} {what} | {table_row(found, errors(mine, tables))} |")
     if options.tables:
         print(shown(fitted))
     return 0
@@ -109,7 +111,7 @@ def read_sweep(path: Path) -> list[Row]:
     content = json.loads(path.read_text())
     found = content["rows"] if isinstance(content, dict) else content
     return [
-        Row((row["m"], row["n"], row["k"]), Schedule.from_dict(row["schedule"]), row["us"])
+        Row((row["m"], row["n"], row["k"]), Schedule.from_dict(row["schedule"]), row["us"], row.get("held_out", False))
         for row in found
         if row["diff"] < 1e-5
     ]
@@ -118,11 +120,12 @@ def read_sweep(path: Path) -> list[Row]:
 def fit(rows: Sequence[Row], prior: CostTables = SHIPPED) -> CostTables:
     """Tables that minimise the relative error of the predictions, held to ``prior`` where rows are few.
 
-    Every cell of a table is fitted alone, to the rows of exactly its tile; tables of 16-bit operands stay.
+    Every cell of a table is fitted alone, to the rows of exactly its tile; tables of 16-bit operands stay. Rows count
+    that a choice could take: not much slower than the shape's fastest, and not bound by rows beyond the operands.
     """
     cells: dict[tuple[bool, bool, int, int], list[Row]] = defaultdict(list)
     shared: list[Row] = []
-    for row in rows:
+    for row in _worth_fitting(rows, prior):
         tile_rows, columns = heuristics.rows_and_columns(row.schedule)
         split = row.schedule.split_k > 1
         if row.schedule.cluster == (1, 1):
@@ -146,10 +149,17 @@ def fit(rows: Sequence[Row], prior: CostTables = SHIPPED) -> CostTables:
     return _fit_multicast(shared, alone)
 
 
-def fit_without_each_problem(rows: Sequence[Row]) -> dict[tuple[int, int], CostTables]:
-    """For each (N, K), tables fitted to the rows of all others."""
-    problems = {row.shape[1:] for row in rows}
-    return {left_out: fit([row for row in rows if row.shape[1:] != left_out]) for left_out in sorted(problems)}
+def _worth_fitting(rows: Sequence[Row], prior: CostTables) -> list[Row]:
+    fastest: dict[ShapeKey, float] = defaultdict(lambda: math.inf)
+    for row in rows:
+        fastest[row.shape] = min(fastest[row.shape], row.us)
+    return [row for row in rows if row.us < NEAR * fastest[row.shape] and not _bound_by_edges(row, prior)]
+
+
+def _bound_by_edges(row: Row, prior: CostTables) -> bool:
+    predicted = row.predicted(prior)
+    outside = heuristics.rows_outside(row.schedule, row.shape[0], predicted.rounds)
+    return OUTSIDE_ROW_US * outside > 0.8 * predicted.step_us
 
 
 def _fit_cell(rows: Sequence[Row], prior: Cost, tables: CostTables) -> Cost:
@@ -158,6 +168,7 @@ def _fit_cell(rows: Sequence[Row], prior: Cost, tables: CostTables) -> Cost:
         return prior
     start = np.array(astuple(prior))
     predicted = [row.predicted(tables) for row in rows]
+    extra = np.array([p.base_us for p in predicted]) - min(p.base_us for p in predicted)
     chain = np.array([float(p.steps_per_cta) for p in predicted])
     waves = np.array([float(p.rounds.count) for p in predicted])
     memory, us = np.array([p.memory_us for p in predicted]), np.array([row.us for row in rows])
@@ -165,7 +176,7 @@ def _fit_cell(rows: Sequence[Row], prior: Cost, tables: CostTables) -> Cost:
     for _ in range(ROUNDS):
         bound = memory > chain * found[1]
         terms = np.stack([np.ones_like(us), np.where(bound, 0.0, chain), waves], axis=1)
-        rest = us - np.where(bound, memory, 0.0)
+        rest = us - extra - np.where(bound, memory, 0.0)
         left = np.concatenate([terms / us[:, None], held])
         right = np.concatenate([rest / us, held @ start])
         found = np.maximum(np.linalg.lstsq(left, right, rcond=None)[0], 0.05 * start)
@@ -194,7 +205,7 @@ def _fit_multicast(rows: Sequence[Row], tables: CostTables) -> CostTables:
 def choice(tables: CostTables, shape: ShapeKey) -> Schedule:
     """What the heuristics would choose for a shape with these tables."""
     listed = [schedule for _, schedule in heuristics.ranked(ScheduleHints(), *shape, HOPPER)]
-    return min(listed, key=lambda s: (heuristics.prediction(s, *shape, HOPPER, tables).total_us, str(s)))
+    return min(listed, key=lambda s: heuristics.preference((heuristics.prediction(s, *shape, HOPPER, tables), s)))
 
 
 def regret(rows: Iterable[Row], chosen: Chooser) -> Regret:
@@ -209,9 +220,9 @@ def regret(rows: Iterable[Row], chosen: Chooser) -> Regret:
     )
 
 
-def errors(rows: Iterable[Row], tables_for: Callable[[ShapeKey], CostTables]) -> list[float]:
+def errors(rows: Iterable[Row], tables: CostTables) -> list[float]:
     """Relative errors of the predictions, ascending."""
-    return sorted(abs(row.predicted(tables_for(row.shape)).total_us / row.us - 1.0) for row in rows)
+    return sorted(abs(row.predicted(tables).total_us / row.us - 1.0) for row in rows)
 
 
 def table_row(found: Regret, off: Sequence[float]) -> str:

@@ -1,4 +1,4 @@
-"""What gemmgen is compared with: cuBLASLt in the same run, and DeepGEMM's recorded times.
+"""What gemmgen is compared with: cuBLASLt and BF16 cuBLAS in the same run, and DeepGEMM's recorded times.
 
 DeepGEMM was measured once on an H200 (``baseline/h200_peers.json``). Another machine, or the same one on another day,
 is a little faster or slower; the ratio of cuBLASLt's time now to its recorded time says by how much, and DeepGEMM's
@@ -10,15 +10,19 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from .harness import BLOCK, Inputs, Shape, geometric_mean
+from .harness import BLOCK, Inputs, Shape, ceil_div, geometric_mean
 
 BASELINE = Path(__file__).parent / "baseline" / "h200_peers.json"
 CUBLAS_SCALE_ALIGNMENT = 4
+CUBLAS_ROWS = 16
+BF16_LARGEST_M = 64
+"""Up to here weights are most of what is moved, and FP8 has half as many bytes of them."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,10 @@ def recorded_dense() -> dict[Shape, Recorded]:
 
 
 class CublasLaunch:
-    """cuBLASLt's block-scaled FP8 GEMM on the same data; every launch keeps its output, so outputs rotate as well."""
+    """cuBLASLt's block-scaled FP8 GEMM on the same data; every launch keeps its output, so outputs rotate as well.
+
+    Where M is no multiple of `CUBLAS_ROWS`, it multiplies rows of zeros as well, as a caller of ``scaled_mm`` would.
+    """
 
     def __init__(self, x: Inputs) -> None:
         from torch.nn.functional import ScalingType, scaled_mm
@@ -52,14 +59,15 @@ class CublasLaunch:
         pad = -x.sb.shape[1] % CUBLAS_SCALE_ALIGNMENT
         self._call = functools.partial(
             scaled_mm,
-            x.a,
+            padded_rows(x.a),
             x.b.t(),
-            x.sa.t().contiguous().t(),
+            padded_rows(x.sa).t().contiguous().t(),
             ScalingType.BlockWise1x128,
             torch.nn.functional.pad(x.sb, (0, pad)).contiguous().t(),
             ScalingType.BlockWise128x128,
             output_dtype=torch.bfloat16,
         )
+        self._rows = x.a.shape[0]
         self._out: torch.Tensor | None = None
 
     def __call__(self) -> None:
@@ -67,14 +75,29 @@ class CublasLaunch:
         self._out = self._call()
 
     def result(self) -> torch.Tensor:
-        """The last launch's output."""
+        """The last launch's output, without the rows that were added."""
         assert self._out is not None, "launch first"
-        return self._out
+        return self._out[: self._rows]
+
+
+def padded_rows(x: torch.Tensor) -> torch.Tensor:
+    """A copy of ``x`` with rows of zeros below, up to a multiple of `CUBLAS_ROWS`."""
+    rows, cols = x.shape
+    padded = x.new_zeros(ceil_div(rows, CUBLAS_ROWS) * CUBLAS_ROWS, cols)
+    padded[:rows] = x
+    return padded
 
 
 def cublas_supports(shape: Shape) -> bool:
     """Whether cuBLASLt's block-scaled kernels take the shape; the recorded run had no result for M = 1."""
-    return shape.m > 0 and shape.m % 16 == 0 and shape.n % 16 == 0 and shape.k % BLOCK == 0
+    return shape.m > 1 and shape.n % 16 == 0 and shape.k % BLOCK == 0
+
+
+def bf16_launch(x: Inputs) -> Callable[[], torch.Tensor]:
+    """``torch.mm`` of the same elements as BF16, without their scales: the product of a layer that is not quantised."""
+    a, b = x.a.to(torch.bfloat16), x.b.to(torch.bfloat16)
+    out = torch.empty(x.out.shape, device=x.out.device, dtype=torch.bfloat16)
+    return lambda: torch.mm(a, b.t(), out=out)
 
 
 def common_drift(cublas_us: dict[Shape, float]) -> float:

@@ -13,8 +13,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import product
 from pathlib import Path
 
@@ -22,12 +22,11 @@ from gemmgen.backends.capability import Capability, capability
 from gemmgen.backends.sm90 import heuristics
 from gemmgen.errors import GemmgenError
 from gemmgen.kernel import Kernel
-from gemmgen.runtime.cache import Cache
 from gemmgen.schedule import Schedule
 from gemmgen.spec.loader import load_spec
-from gemmgen.tuning.search import FixedSchedule
+from gemmgen.tuning.search import compile_fixed
 
-from . import compare, peers
+from . import compare, peers, unseen
 from .harness import Shape, check, make_inputs, time_launches
 
 SPEC = "specs/fp8_gemm_nt.yaml"
@@ -36,42 +35,55 @@ SHOWN = 5
 SWAPPED_UP_TO = 256
 PLAIN_FROM = 64
 SPLITS = (1, 2, 3, 4, 5, 6, 7, 8)
+PREDICTED_WITHIN = 1.6
+"""Schedules that the model thinks slower than the best by more than this factor are not compiled."""
+REST_S = 0.03
+
+KernelKey = tuple[int, int, Schedule]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Sweep, print the best schedules of every shape, write all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default="", metavar="MxNxK,…", help="these instead of the recorded 63")
+    parser.add_argument("--unseen", action="store_true", help="shapes that nobody tuned for, too")
     parser.add_argument("--budget", type=float, default=240.0, help="seconds after which no shape is begun")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args(argv)
     started, rows = time.monotonic(), []
-    for shape in compare.baseline_shapes(options.shapes):
-        if time.monotonic() - started > options.budget:
-            print(f"out of time before {shape}", file=sys.stderr)
-            break
-        found = sorted(_sweep(shape), key=lambda row: row["us"])
-        rows += found
-        record = peers.recorded_dense().get(shape)
-        best = " | ".join(f"{row['us']:.2f} {_short(row['schedule'])}" for row in found[:SHOWN])
-        print(f"{shape!s:>16} dg {record.deepgemm_us if record else 0:.2f}: {best}", flush=True)
+    shapes = [*compare.baseline_shapes(options.shapes), *(unseen.shapes() if options.unseen else ())]
+    with ThreadPoolExecutor() as pool:
+        kernels = {}
+        for shape in shapes:
+            for schedule in worth_measuring(shape, capability(TARGET)):
+                key = (shape.n, shape.k, schedule)
+                kernels.setdefault(key, pool.submit(_compiled, *key))
+        wait(kernels.values())  # compiling beside it would delay what is timed
+        for shape in shapes:
+            if time.monotonic() - started > options.budget:
+                print(f"out of time before {shape}", file=sys.stderr)
+                break
+            found = sorted(_sweep(shape, kernels), key=lambda row: row["us"])
+            rows += found
+            record = peers.recorded_dense().get(shape)
+            best = " | ".join(f"{row['us']:.2f} {_short(row['schedule'])}" for row in found[:SHOWN])
+            print(f"{shape!s:>16} dg {record.deepgemm_us if record else 0:.2f}: {best}", flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "sweep.json").write_text(json.dumps(rows))
     return 0
 
 
-def _sweep(shape: Shape) -> Iterator[dict]:
-    spec = load_spec(SPEC).bind(N=shape.n, K=shape.k)
+def _sweep(shape: Shape, kernels: Mapping[KernelKey, Future[Kernel | None]]) -> Iterator[dict]:
     record = capability(TARGET)
     inputs = [make_inputs(shape, seed) for seed in range(shape.sets)]
-    kernels = [(s, Kernel(spec, TARGET, cache=Cache(None), compiler=FixedSchedule(s))) for s in wide(shape, record)]
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(_compiled, [kernel for _, kernel in kernels]))
-    for schedule, kernel in kernels:
+    for schedule in worth_measuring(shape, record):
+        kernel = kernels[shape.n, shape.k, schedule].result()
+        if kernel is None:
+            continue
         try:
             launches = [kernel.bind(x.a, x.sa, x.b, x.sb, out=x.out) for x in inputs]
             error = check(launches[0], inputs[0])
-            timing = time_launches(launches, replays=5, min_graph_us=1000.0)
+            timing = time_launches(launches, replays=5, min_graph_us=1000.0, rest_s=REST_S)
         except GemmgenError as failure:
             print(f"{shape} {schedule}: {failure}", file=sys.stderr)
             continue
@@ -81,18 +93,27 @@ def _sweep(shape: Shape) -> Iterator[dict]:
                "diff": error, "predicted": heuristics.predict(schedule, shape.m, shape.n, shape.k, record)}  # fmt: skip
 
 
-def _compiled(kernel: Kernel) -> None:
+def _compiled(n: int, k: int, schedule: Schedule) -> Kernel | None:
     try:
-        kernel.plan().compile(jobs=1)
+        return compile_fixed(load_spec(SPEC).bind(N=n, K=k), TARGET, schedule)
     except GemmgenError as failure:
         print(failure, file=sys.stderr)
+        return None
+
+
+def worth_measuring(shape: Shape, target: Capability) -> list[Schedule]:
+    """Schedules whose predicted time is not far from the best; short launches overlap with their neighbours."""
+    priced = [(heuristics.prediction(s, shape.m, shape.n, shape.k, target), s) for s in wide(shape, target)]
+    limit = PREDICTED_WITHIN * min(predicted.total_us for predicted, _ in priced)
+    return [s.replace(pdl=heuristics.starts_early(p, s)) for p, s in priced if p.total_us <= limit]
 
 
 def wide(shape: Shape, target: Capability) -> Iterator[Schedule]:
-    """Schedules worth measuring: more than the heuristics ship."""
+    """More schedules than the heuristics ship."""
     steps = -(-shape.k // 128)
     for schedule in (*_swapped(shape.m), *_plain(shape.m)):
         fitted = schedule.replace(stages=heuristics.most_stages(schedule, target))
+        fitted = fitted.replace(promotion_overlap=heuristics.may_overlap(fitted))
         ctas = -(-shape.m // schedule.tile[0]) * -(-shape.n // schedule.tile[1]) * schedule.split_k
         one_wave = schedule.split_k == 1 or ctas <= target.sms
         if fitted.stages >= 2 and steps >= 2 * schedule.split_k and one_wave:
@@ -116,7 +137,7 @@ def _plain(m: int) -> Iterator[Schedule]:
     """Rows of A on the M side, for more than a few."""
     if m <= PLAIN_FROM:
         return
-    for rows, columns in product((128, 256, 192) if m > 128 else (128,), (32, 64, 80, 96, 112, 128, 144, 160)):
+    for rows, columns in product((128, 256, 192) if m > 128 else (128,), (32, 64, 80, 96, 112, 128, 144, 160, 192)):
         if rows * columns > 256 * 128 or (rows == 192 and columns > 112) or (rows == 256 and columns < 64):
             continue
         groups, producer, math = (3, 32, 160) if rows == 192 else (2, 40, 232)

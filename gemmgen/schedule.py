@@ -27,6 +27,7 @@ class Schedule:
         scale_copy: ``bulk`` has the copy engine load row scales, which must lie column by column; ``lanes`` has a warp
             gather them, whatever their strides.
         pdl: the kernel is launched with programmatic stream serialization.
+        promotion_overlap: a step is promoted while the tensor core multiplies the next one; takes a second partial sum.
         accumulators: partial sums in tensor memory that may be under way at once; 0 where there is none.
         cta_group: CTAs that multiply together: 2 for pairs, which share the operand on the tensor core's N side.
     """
@@ -43,6 +44,7 @@ class Schedule:
     raster_along: str = "m"
     scale_copy: str = "bulk"
     pdl: bool = False
+    promotion_overlap: bool = False
     accumulators: int = 0
     cta_group: int = 1
 
@@ -91,5 +93,7 @@ class Schedule:
         parts += ["swap_ab"] if self.swap_ab else []
         parts += ["cta_pairs"] if self.cta_group > 1 else []
         parts += [f"scales={self.scale_copy}"] if self.scale_copy != "bulk" else []
+        parts += ["promotion_overlap"] if self.promotion_overlap else []
+        parts += ["pdl"] if self.pdl else []
         parts += [f"accumulators={self.accumulators}"] if self.accumulators else []
         return " ".join(parts)

@@ -161,7 +161,7 @@ def rejected(text: str, *parts: str) -> None:
 def spec_of(n: int, k: int, name: str = "fp8_gemm_nt", **hints: Any) -> GemmSpec:
     """A shipped spec with N, K and schedule hints fixed."""
     spec = load_spec(SPECS / f"{name}.yaml").bind(N=n, K=k)
-    return replace(spec, schedule=ScheduleHints(**hints))
+    return replace(spec, schedule=ScheduleHints(**{"pdl": False, **hints}))
 
 
 CASES: dict[str, GemmSpec] = {

@@ -1,8 +1,8 @@
 """Small Hopper modules in textual form, and how the corpora of illegal ones change them.
 
 The files in ``tests/data/sm90`` are what lowering made of ``ir_texts.ASYNC``: with all scales copied by lanes, with row
-scales by bulk copy, in a cluster that shares B, with K split, and without roles. They stay as they are when lowering
-changes, so that each mistake stays the one that its name says.
+scales by bulk copy, in a cluster that shares B, with K split, without roles, and as ``bulk`` with promotion overlapped.
+They stay as they are when lowering changes, so that each mistake stays the one that its name says.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "data" / "sm90"
-LANES, BULK, CLUSTER, SPLIT, ALONE = (
-    (FOLDER / f"{name}.ir").read_text() for name in ("lanes", "bulk", "cluster", "split", "alone")
+LANES, BULK, CLUSTER, SPLIT, ALONE, OVERLAP = (
+    (FOLDER / f"{name}.ir").read_text() for name in ("lanes", "bulk", "cluster", "split", "alone", "overlap")
 )
 
 Change = tuple[str, str]

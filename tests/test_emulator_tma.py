@@ -110,6 +110,15 @@ def test_what_lies_outside_is_filled_and_counted() -> None:
     assert zeros.view(np.float32).sum() == 8
 
 
+def test_boxes_start_at_16_bytes_along_the_innermost_axis() -> None:
+    """One H200 refuses other starts: illegal instruction."""
+    data = np.ones((4, 16), np.float32)
+    _, report = load(TensorMap(data, (16, 4), (64,), (8, 4), "f32"), (2, 0), 128)
+    assert Kind.MISALIGNED in report.kinds()
+    _, report = load(TensorMap(data, (16, 4), (64,), (8, 4), "f32"), (4, 1), 128)
+    assert report.ok, str(report)
+
+
 def test_five_dimensions() -> None:
     data = np.arange(3 * 4 * 2 * 5 * 16, dtype=np.uint32).reshape(3, 4, 2, 5, 16)
     strides = tuple(reversed(data.strides[:-1]))

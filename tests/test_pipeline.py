@@ -24,8 +24,8 @@ from gemmgen.runtime import nvrtc
 HOPPER = capability(TARGET)
 ROOT = Path(__file__).resolve().parents[1]
 EXERCISED = {
-    "plain": ("promotion", "pipelining", "epilogue-staging", "warp-specialization", "register-reallocation",
-              "shared-memory-allocation", "lower-sm90"),
+    "plain": ("promotion", "pipelining", "epilogue-staging", "warp-specialization", "promotion-overlap",
+              "register-reallocation", "shared-memory-allocation", "lower-sm90"),
     "cluster": ("cluster-multicast",),
     "split_k_swapped": ("split-k", "swap-operands"),
 }  # fmt: skip
@@ -88,7 +88,9 @@ def test_a_pass_has_its_place(case: str, name: str):
         ("swap-operands", "pipelining", "split_k_swapped", "pass swap-operands does not apply here"),
         ("pipelining", "epilogue-staging", "plain", "pass epilogue-staging does not apply here"),
         ("pipelining", "warp-specialization", "plain", "pass epilogue-staging does not apply here"),
-        ("warp-specialization", "register-reallocation", "plain", "no roles to give registers to"),
+        ("warp-specialization", "register-reallocation", "cluster", "no roles to give registers to"),
+        ("warp-specialization", "promotion-overlap", "plain", "nothing to overlap: no role promotes"),
+        ("promotion-overlap", "lower-sm90", "plain", "pass promotion-overlap does not apply here"),
         ("epilogue-staging", "shared-memory-allocation", "plain", "%staging has no usable place"),
         ("shared-memory-allocation", "lower-sm90", "plain", "lowering needs one ring that has its place"),
     ],
@@ -112,7 +114,7 @@ def test_split_k_goes_before_the_swap():
 @pytest.mark.parametrize("case", ["plain", "split_k_swapped"])
 def test_without_warp_specialisation_there_is_another_kernel_that_compiles(case: str):
     """All warps then load and multiply in turn; the templates know nothing of roles."""
-    drop = ("warp-specialization", "register-reallocation")
+    drop = ("warp-specialization", "promotion-overlap", "register-reallocation")
     source = outcome(case, [step for step in passes_of(case) if step.name not in drop])
     assert not source.startswith("error"), source
     assert source != built(case).source

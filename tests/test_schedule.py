@@ -8,7 +8,7 @@ from gemmgen.errors import ScheduleError
 from gemmgen.schedule import Schedule
 
 PLAIN = Schedule((128, 128, 128), 5)
-EVERYTHING = Schedule((32, 64, 128), 6, (2, 1), 4, True, 1, 40, 232, 4, "n", "lanes", True)
+EVERYTHING = Schedule((32, 64, 128), 6, (2, 1), 4, True, 1, 40, 232, 4, "n", "lanes", True, True)
 
 
 @pytest.mark.parametrize("schedule", [PLAIN, EVERYTHING])
@@ -28,7 +28,9 @@ def test_what_is_not_a_schedule(fields: dict[str, object], fix: str):
 
 def test_text():
     assert str(PLAIN) == "128x128x128 stages=5 warpgroups=2"
-    assert str(EVERYTHING) == "32x64x128 stages=6 warpgroups=1 cluster=2x1 split_k=4 swap_ab scales=lanes"
+    assert str(EVERYTHING) == (
+        "32x64x128 stages=6 warpgroups=1 cluster=2x1 split_k=4 swap_ab scales=lanes promotion_overlap pdl"
+    )
 
 
 def test_cluster_and_scheduler():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 import pytest
@@ -17,16 +18,20 @@ from gemmgen.errors import IRError
 from gemmgen.ir import Module, Op, Value
 from gemmgen.ir.dims import ceildiv, dim_symbol
 from gemmgen.ir.rewrite import walk
+from gemmgen.ir.schema import schema_of
 from gemmgen.ir.types import E2M1, INDEX, gmem
+
+VARIANTS = {"lanes": {"scale_copy": "lanes"}, "steps": {"promotion_overlap": False}}
+"""What else a case's schedule says: lanes copy all scales, or steps do not overlap."""
 
 
 @cache
 def module_of(case: str) -> Module:
-    """The target-level module of a case; ``-lanes`` at its end has lanes copy all scales."""
-    name, _, lanes = case.partition("-")
-    if not lanes:
+    """The target-level module of a case, or of one of its variants: ``plain-steps``."""
+    name, _, variant = case.partition("-")
+    if not variant:
         return built(name).result.module
-    return compiler.build(CASES[name], TARGET, schedule_of(name).replace(scale_copy=lanes)).result.module
+    return compiler.build(CASES[name], TARGET, schedule_of(name).replace(**VARIANTS[variant])).result.module
 
 
 def op_of(case: str, name: str, nth: int = 0) -> Op:
@@ -38,10 +43,11 @@ def emission(case: str, op: Op) -> Emission:
 
 
 def text_of(case: str, name: str, nth: int = 0) -> str:
-    """One op rendered alone; ``BODY`` stands for the text of its region."""
+    """One op rendered alone; ``BODY`` stands for its region, ``START BODY`` for its region start."""
     op = op_of(case, name, nth)
     found = emission(case, op)
-    body = {"body": "BODY"} if op.all_regions else {}
+    regions = [spec.name for spec in schema_of(type(op)).regions]
+    body = {"body": "BODY"} if len(regions) == 1 else {region: f"{region.upper()} BODY" for region in regions}
     return render(f"sm90/{found.template}", {**found.fields, **body, "op_name": op.NAME})
 
 
@@ -70,7 +76,8 @@ def text_of(case: str, name: str, nth: int = 0) -> str:
         ("plain", "warps", 3, ("if (warp == 9) {", "---- scales: warp 9")),
         ("plain", "set_registers", 0, ("take_registers<232>();",)),
         ("plain", "set_registers", 1, ("give_registers<40>();",)),
-        ("plain", "cursor", 0, ("RingCursor cursor;",)),
+        ("plain", "cursor", 0, ("RingCursor behind;",)),
+        ("plain", "cursor", 1, ("RingCursor cursor;",)),
         ("plain", "advance", 0, ("cursor.advance<5>();",)),
         (
             "plain",
@@ -79,7 +86,7 @@ def text_of(case: str, name: str, nth: int = 0) -> str:
             (
                 "tiles_m = (M + 127u) / 128u, tiles_n = (4096u + 127u) / 128u;",
                 "tile += gridDim.x)",
-                "m0 = position.along * 128, n0 = position.across * 128;",
+                "m0 = tile_start<128>(position.along, M), n0 = position.across * 128;",
                 "rasterize<8>",
             ),
         ),
@@ -91,12 +98,12 @@ def text_of(case: str, name: str, nth: int = 0) -> str:
                 "tiles_m = (M + 511u) / 512u",
                 "uint32_t tile = blockIdx.x / 2;",
                 "tile += gridDim.x / 2",
-                "m0 = (position.along * 2 + rank) * 256",
+                "m0 = tile_start<256>((position.along * 2 + rank), M), n0 = position.across * 128;",
             ),
         ),
-        ("plain", "k_loop", 0, ("for (uint32_t k0 = 0; k0 < 7168u; k0 += 128) {",)),
+        ("plain-steps", "k_loop", 0, ("for (uint32_t k0 = 0; k0 < 7168u; k0 += 128) {",)),
         (
-            "split_k_swapped",
+            "split_k_swapped-steps",
             "k_loop",
             0,
             (
@@ -105,6 +112,51 @@ def text_of(case: str, name: str, nth: int = 0) -> str:
                 "k0 = k_blocks * rank / 4 * 128;",
             ),
         ),
+        (
+            "plain",
+            "k_overlap",
+            0,
+            (
+                "float done_row_scale_turns[2][2];",
+                "float done_block_scale_turns[2][1];",
+                "const auto start = [&](float (&next_part)[64], float (&next_row_scale)[2], "
+                "float (&next_block_scale)[1]) {\nSTART BODY\n};",
+                "float (&done_block_scale)[1], uint32_t younger) {\nFINISH BODY\n};",
+                "uint32_t steps = (7168u + 127u) / 128u;",
+                """\
+if (steps > 0) {
+    start(part, done_row_scale_turns[0], done_block_scale_turns[0]);
+    for (; steps > 2; steps -= 2) {
+        start(part_1, done_row_scale_turns[1], done_block_scale_turns[1]);
+        finish(part, done_row_scale_turns[0], done_block_scale_turns[0], 1);
+        start(part, done_row_scale_turns[0], done_block_scale_turns[0]);
+        finish(part_1, done_row_scale_turns[1], done_block_scale_turns[1], 1);
+    }
+    if (steps == 2) {
+        start(part_1, done_row_scale_turns[1], done_block_scale_turns[1]);
+        finish(part, done_row_scale_turns[0], done_block_scale_turns[0], 1);
+        finish(part_1, done_row_scale_turns[1], done_block_scale_turns[1], 0);
+    } else {
+        finish(part, done_row_scale_turns[0], done_block_scale_turns[0], 0);
+    }
+}""",
+            ),
+        ),
+        (
+            "split_k_swapped",
+            "k_overlap",
+            0,
+            (
+                "uint32_t steps = (7168u + 127u) / 128u * (rank + 1) / 4 - (7168u + 127u) / 128u * rank / 4;",
+                "float2 done_col_scale_turns[2][4];",
+                "float2 (&next_col_scale)[4]) {",
+            ),
+        ),
+        ("rowwise", "k_overlap", 0, ("start = [&](float (&next_part)[32]) {", "start(part);", "finish(part_1, 1);")),
+        ("plain", "keep", 0, ("i < 2; ++i) next_row_scale[i] = row_scale[i];",)),
+        ("plain", "keep", 1, ("i < 1; ++i) next_block_scale[i] = block_scale[i];",)),
+        ("split_k_swapped", "keep", 1, ("i < 4; ++i) next_col_scale[i] = col_scale[i];",)),
+        ("plain", "wgmma_wait_older", 0, ("wgmma_wait_older(done_part, younger);",)),
         ("plain", "wait", 0, ("mbarrier_wait(full + 8 * cursor.stage, cursor.phase);", "until the stage is loaded")),
         ("plain", "wait", 1, ("mbarrier_wait(empty + 8 * cursor_1.stage, cursor_1.phase ^ 1);",)),
         ("plain", "expect", 0, ("mbarrier_expect(full + 8 * cursor_1.stage, 33280);",)),
@@ -137,12 +189,15 @@ def text_of(case: str, name: str, nth: int = 0) -> str:
         ("ragged", "copy_scales", 0, ("i < 2;", "n0_2 / 128 + i", "block < 2u")),
         ("plain-lanes", "copy_arrive", 0, ("copy_async_arrive(full + 8 * cursor_2.stage);",)),
         ("plain", "copy_arrive", 0, ("if (lane < 1) copy_async_arrive(full + 8 * cursor_2.stage);",)),
-        ("plain", "release", 0, ("__syncwarp();", "if (lane == 0) mbarrier_arrive(empty + 8 * cursor.stage);")),
+        ("plain", "release", 0, ("if (lane == 0) mbarrier_arrive(empty + 8 * behind.stage);",)),
+        ("plain-steps", "release", 0, ("__syncwarp();", "if (lane == 0) mbarrier_arrive(empty + 8 * cursor.stage);")),
         ("cluster", "release", 0, ("if (lane < 2) mbarrier_arrive_cluster(empty + 8 * cursor.stage, lane);",)),
         ("plain", "thread_position", 0, ("row = warp % 4 * 16 + lane / 4;", "quad = lane % 4;")),
-        ("plain", "zero", 0, ("float sum[64] = {};",)),
+        ("plain", "zero", 0, ("float part[64] = {};",)),
+        ("plain", "zero", 1, ("float part_1[64] = {};",)),
+        ("plain", "zero", 2, ("float sum[64] = {};",)),
         (
-            "plain",
+            "plain-steps",
             "wgmma",
             0,
             (
@@ -153,9 +208,17 @@ def text_of(case: str, name: str, nth: int = 0) -> str:
                 "wgmma_commit();",
             ),
         ),
+        ("plain", "wgmma", 0, ("wgmma_start_m64n128k32_e4m3_e4m3(next_part, desc_a, desc_b);",)),
+        (
+            "plain",
+            "promote_rows",
+            0,
+            ("low = done_row_scale[0] * done_block_scale[0]", "fmaf(done_part[4 * group + 3]"),
+        ),
+        ("swapped", "promote_columns", 0, ("done_block_scale[0] * done_col_scale[group].x",)),
         ("cluster", "wgmma", 1, ("(warpgroup * 2 + 1) * 64 * 128",)),
         ("no_promotion", "wgmma", 0, ("wgmma_add_m64n128k32_e4m3_e4m3(sum, desc_a, desc_b);",)),
-        ("plain", "wgmma_wait", 0, ("wgmma_wait<0>(part);",)),
+        ("plain-steps", "wgmma_wait", 0, ("wgmma_wait<0>(part);",)),
         ("plain", "row_scales", 0, ("load_shared(row_scale_at)", "load_shared(row_scale_at + 32)")),
         ("swapped", "column_scales", 0, ("float2 col_scale[3];", "+ 32 * group + 8 * quad")),
         (
@@ -168,14 +231,19 @@ def text_of(case: str, name: str, nth: int = 0) -> str:
             ),
         ),
         (
-            "plain",
+            "plain-steps",
             "promote_rows",
             0,
             ("group < 16;", "float low = row_scale[0] * block_scale[0]", "fmaf(part[4 * group + 3]"),
         ),
-        ("ragged", "promote_rows", 0, ("if (n0 % 128 + 8 * group >= 128) {", "low = row_scale[0] * block_scale[1];")),
-        ("swapped", "promote_columns", 0, ("group < 3;", "block_scale[0] * col_scale[group].x")),
-        ("rowwise", "add_part", 0, ("sum[i] += part[i];",)),
+        (
+            "ragged-steps",
+            "promote_rows",
+            0,
+            ("if (n0 % 128 + 8 * group >= 128) {", "low = row_scale[0] * block_scale[1];"),
+        ),
+        ("swapped-steps", "promote_columns", 0, ("group < 3;", "block_scale[0] * col_scale[group].x")),
+        ("rowwise-steps", "add_part", 0, ("sum[i] += part[i];",)),
         (
             "rowwise",
             "scale",
@@ -231,7 +299,7 @@ def test_text(case: str, name: str, nth: int, parts: tuple[str, ...]):
 def test_every_op_of_the_kernels_is_rendered_above():
     """The table is complete: no op of any case lacks a row."""
     rows = {row[1] for row in test_text.pytestmark[0].args[1]}
-    cases = [module_of(case) for case in (*CASES, "plain-lanes")]
+    cases = [module_of(case) for case in (*CASES, "plain-lanes", "plain-steps")]
     assert {op.NAME.removeprefix("sm90.") for module in cases for op in walk(module)} == rows
 
 
@@ -242,6 +310,16 @@ def test_helpers_are_what_the_text_calls():
     fields = {helper.template: dict(helper.fields) for helper in found.helpers}
     assert set(fields) == {"wgmma_sync", "wgmma_descriptor", "wgmma_start", "wgmma_add"}
     assert fields["wgmma_start"]["count"] == 64
+
+
+def test_what_is_younger_is_known_where_a_wait_is_inlined():
+    """wgmma's wait takes a constant, and every call of ``finish`` has one."""
+    found = emission("plain", op_of("plain", "wgmma_wait_older"))
+    assert [helper.template for helper in found.helpers] == ["wgmma_wait", "wgmma_wait_older"]
+    source = built("plain").source
+    assert source.index("void wgmma_wait(") < source.index("void wgmma_wait_older(") < source.index('extern "C"')
+    calls = re.findall(r"finish\(.*, (\w+)\);", source)
+    assert calls == ["1", "1", "1", "0", "0"]
 
 
 def test_every_called_function_is_defined():
@@ -265,7 +343,21 @@ def test_raster_along_n_turns_the_axes():
     op = op_of("plain", "tile_loop")
     assert isinstance(op, TileLoopOp)
     fields = emission("plain", op.replace(raster_along="n")).fields
-    assert (fields["along"], fields["across"], fields["index_m"]) == ("tiles_n", "tiles_m", "position.across")
+    assert (fields["along"], fields["across"]) == ("tiles_n", "tiles_m")
+    assert fields["start_m"] == "tile_start<128>(position.across, M)"
+
+
+def test_tiles_end_with_d_along_axes_whose_scales_allow_it():
+    """Scales of B hold for blocks of 128 columns: tiles start with a block. 16-bit operands have none."""
+    op = op_of("plain", "tile_loop")
+    assert isinstance(op, TileLoopOp)
+    assert (op.inside_m, op.inside_n) == (True, False)
+    fields = emission("plain", op.replace(inside_m=False, inside_n=True)).fields
+    assert fields["start_m"] == "position.along * 128"
+    assert fields["start_n"] == "tile_start<128>(position.across, 4096u)"
+    rows = op_of("rowwise", "tile_loop")
+    assert isinstance(rows, TileLoopOp)
+    assert (rows.inside_m, rows.inside_n) == (True, True)
 
 
 def test_names():

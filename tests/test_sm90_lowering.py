@@ -17,6 +17,16 @@ REGISTERS = opt(ASYNC, f"{ROLES},register-reallocation{{producer=40,math=232}},{
 CLUSTER = opt(PROMOTED, f"pipelining,epilogue-staging,cluster-multicast{{cluster=[2, 1]}},warp-specialization,{LOWER}")
 SPLIT = opt(PROMOTED, f"split-k{{parts=2}},pipelining{{stages=3}},{ROLES},{LOWER}")
 SWAPPED = opt(PROMOTED, f"swap-operands,pipelining,epilogue-staging,warp-specialization{{math_warpgroups=1}},{LOWER}")
+AHEAD = f"epilogue-staging,warp-specialization{{math_warpgroups=2}},promotion-overlap,{LOWER}"
+PLAIN_SUMS = edited(
+    ASYNC,
+    ("row_scale=%sat, col_scale=%sbt, ", ""),
+    (" {col_block=128}", ""),
+    *((row, "") for row in ASYNC.splitlines(keepends=True) if "load_scales" in row or "sat =" in row or "sbt =" in row),
+    (' #buffer{name="sa", type=smem<f32, [128]>, engine=lanes, stage_bytes=512},', ""),
+    (', #buffer{name="sb", type=smem<f32, [1]>, engine=lanes, stage_bytes=16}]', "]"),
+)
+"""Without scales in the steps, as where they hold for all of K."""
 ALONE = opt(ASYNC, "epilogue-staging,shared-memory-allocation,lower-sm90{warpgroups=2}")
 
 
@@ -133,8 +143,118 @@ def test_a_multiplying_step_releases_after_the_last_product():
     assert ordered(rows, "wgmma", "wgmma_wait", "promote_rows", "wgmma", "wgmma_wait", "release", "promote_rows")
     assert names(rows).count("release") == 1
     assert [row for row in rows if "sm90.zero" in row] == [
-        f"%{name} = sm90.zero() : frag<f32, [64, 64]>" for name in ("sum", "sum_1", "part")
+        f"%{name} = sm90.zero() : frag<f32, [64, 64]>" for name in ("part", "sum", "sum_1")
     ]
+
+
+def overlapped(text: str) -> dict[str, list[str]]:
+    """What a module's overlapped steps do: the lines of each region, its arguments first."""
+    rows = section(text, "math")
+    first = next(index for index, row in enumerate(rows) if row.startswith("sm90.k_overlap("))
+    middle = next(index for index, row in enumerate(rows) if row.startswith("} do finish ("))
+    end = rows.index("}", middle)
+    started, finished = (rows[index].partition(" do ")[2] for index in (first, middle))
+    return {"start": [started, *rows[first + 1 : middle]], "finish": [finished, *rows[middle + 1 : end]]}
+
+
+def test_an_overlapped_step_is_cut_in_two():
+    found = overlapped(opt(PROMOTED, f"pipelining{{stages=3}},{AHEAD}"))
+    assert names(found["start"]) == ["wait", "block_scales", "row_scales", "keep", "keep", "wgmma", "advance"]
+    assert names(found["finish"]) == ["wgmma_wait_older", "release", "promote_rows", "advance"]
+    assert found["start"][0] == (
+        "start (%next_part: frag<f32, [64, 64]>, %next_row_scale: frag<f32, [2]>, %next_block_scale: frag<f32, [1]>) {"
+    )
+    assert found["finish"][0] == found["start"][0].replace("next_", "done_").replace("start", "finish")
+    assert "sm90.keep(value=%row_scale, kept=%next_row_scale)" in found["start"]
+    assert found["finish"][1:] == [
+        "sm90.wgmma_wait_older(values=[%done_part])",
+        "sm90.release(barriers=%empty, cursor=%behind) {cluster=1}",
+        "sm90.promote_rows(acc=%sum, part=%done_part, rows=%done_row_scale, blocks=%done_block_scale, first=%n0) "
+        "{block=128}",
+        "sm90.advance(cursor=%behind) {stages=3}",
+    ]
+
+
+def test_partial_sums_and_the_older_cursor_are_made_before_the_tiles():
+    """Every product overwrites its partial sum, so zeros are needed once, for the compiler."""
+    rows = section(opt(PROMOTED, f"pipelining{{stages=3}},{AHEAD}"), "math")
+    before = rows[: next(index for index, row in enumerate(rows) if row.startswith("sm90.tile_loop("))]
+    assert before[1:] == [
+        "sm90.thread_position()",
+        "%part = sm90.zero() : frag<f32, [64, 64]>",
+        "%part_1 = sm90.zero() : frag<f32, [64, 64]>",
+        "%behind = sm90.cursor() : index",
+        "%cursor = sm90.cursor() : index",
+    ]
+    assert "sm90.k_overlap(partials=[%part, %part_1]) {extent=256, step=128, parts=1} do start" in " ".join(rows)
+
+
+def test_loads_are_those_of_steps_that_do_not_overlap():
+    text = opt(PROMOTED, f"pipelining{{stages=3}},{AHEAD}")
+    assert section(text, "load") == section(BULK, "load")
+    assert section(text, "scales") == section(BULK, "scales")
+    assert lines(text)[:4] == lines(BULK)[:4]
+
+
+def test_overlapped_steps_of_a_split_tile():
+    text = opt(PROMOTED, f"split-k{{parts=2}},pipelining{{stages=3}},{AHEAD}")
+    assert "{extent=256, step=128, parts=2} do start" in text
+    assert ordered(section(text, "math"), "k_overlap", "group_sync", "write_partial", "group_sync", "meet")
+
+
+def test_overlapped_steps_of_swapped_operands():
+    """A scale per column: they are kept too, two for every 8 columns."""
+    text = opt(PROMOTED, f"swap-operands,pipelining,{AHEAD.replace('2}', '1}')}")
+    found = overlapped(text)
+    assert names(found["start"]) == ["wait", "block_scales", "column_scales", "keep", "keep", "wgmma", "advance"]
+    assert "%next_block_scale: frag<f32, [1]>, %next_col_scale: frag<f32, [16, 2]>" in found["start"][0]
+    assert (
+        "sm90.promote_columns(acc=%sum, part=%done_part, blocks=%done_block_scale, columns=%done_col_scale)"
+        in found["finish"]
+    )
+
+
+def test_overlapped_steps_in_a_cluster_release_to_all_of_it():
+    text = opt(PROMOTED, f"pipelining,epilogue-staging,cluster-multicast{{cluster=[2, 1]}},{AHEAD.partition(',')[2]}")
+    assert "sm90.release(barriers=%empty, cursor=%behind) {cluster=2}" in overlapped(text)["finish"]
+
+
+def test_overlapped_steps_without_scales_keep_nothing():
+    text = opt(PLAIN_SUMS, AHEAD)
+    found = overlapped(text)
+    assert names(found["start"]) == ["wait", "wgmma", "advance"]
+    assert names(found["finish"]) == ["wgmma_wait_older", "release", "add_part", "advance"]
+    assert found["start"][0] == "start (%next_part: frag<f32, [64, 64]>) {"
+
+
+@pytest.mark.parametrize(
+    ("text", "passes", "parts"),
+    [
+        (
+            ASYNC,
+            "epilogue-staging,warp-specialization{math_warpgroups=1},promotion-overlap",
+            ("sm_90a overlaps promotion where a warpgroup has 64 rows", "got: 2 fragments", "use a tile of fewer rows"),
+        ),
+        (
+            ASYNC.replace("{extent=256, step=128}", "{extent=256, step=128, ahead=2}"),
+            ROLES,
+            ("sm_90a overlaps promotion with the products of one step", "got: ahead=2"),
+        ),
+        (
+            ASYNC.replace("{extent=256, step=128}", "{extent=256, step=128, ahead=1}"),
+            "epilogue-staging",
+            ("in a role that does not load", "run promotion-overlap after warp-specialization"),
+        ),
+        (
+            ASYNC.replace(": ring<3>", ": ring<1>"),
+            f"{ROLES},promotion-overlap",
+            ("a stage is waited for that nobody can load yet", "got: 1 stages", "need: 2"),
+        ),
+    ],
+    ids=["two fragments", "two steps ahead", "no roles", "a ring of one stage"],
+)
+def test_overlap_that_is_refused(text: str, passes: str, parts: tuple[str, ...]):
+    refused(text, *parts, passes=f"{passes},{LOWER}")
 
 
 def test_a_tile_leaves_in_the_background():
@@ -207,7 +327,9 @@ def test_ops_keep_their_place_in_the_source():
 
 def test_dependent_launches_wait_and_permit():
     text = opt(ASYNC, f"{ROLES},shared-memory-allocation,lower-sm90{{pdl=true}}")
-    assert ordered(lines(text), "sync", "grid_wait", "dispatch", "grid_launch")
+    found = names(lines(text))
+    assert found[found.index("sync") :][:4] == ["sync", "grid_wait", "grid_launch", "dispatch"]
+    assert found.count("grid_launch") == 1
     assert launch(text).pdl
     assert "grid_wait" not in LANES
 

@@ -97,6 +97,7 @@ schedule:
   cta_group: auto
   raster: {group: auto, along: auto}
   pdl: auto
+  promotion_overlap: auto
   epilogue_overlap: auto
 targets: [sm_90a, sm_100a, sm_103a]
 """

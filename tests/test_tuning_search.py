@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,22 @@ def test_a_neighbour_that_the_heuristics_do_not_ship_is_found(monkeypatch: pytes
     assert (entry.heuristic.schedule, entry.heuristic.us) == (SERVED, 10.0)
     assert entry.faster_by == pytest.approx(0.2)
     assert entry.best.predicted_us == pytest.approx(Space(SPEC, 64, TARGET).priced(SERVED).predicted_us)
+
+
+def test_overlap_is_a_lever_and_follows_the_tile() -> None:
+    """Without a hint it is decided anew for every tile, so that no neighbour is lost to it."""
+    space = Space(SPEC, 4096, TARGET)
+    overlapped = space.priced(space.served().schedule.replace(
+        tile=(128, 128, 128), stages=5, cluster=(1, 1), split_k=1, swap_ab=False, math_warpgroups=2,
+        producer_registers=40, math_registers=232, promotion_overlap=True)).schedule  # fmt: skip
+    found = [candidate.schedule for candidate in space.neighbours(overlapped)]
+    assert overlapped.replace(promotion_overlap=False) in found
+    assert [s.promotion_overlap for s in found if s.tile == (256, 128, 128)] == [False]
+    assert {s.promotion_overlap for s in found if s.tile == (128, 112, 128)} == {True}
+    hinted = replace(SPEC, schedule=replace(SPEC.schedule, promotion_overlap=True))
+    found = [candidate.schedule for candidate in Space(hinted, 4096, TARGET).neighbours(overlapped)]
+    assert {s.promotion_overlap for s in found} == {True}
+    assert (256, 128, 128) not in {s.tile for s in found}
 
 
 def test_the_search_goes_on_around_what_it_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ OpT = TypeVar("OpT", bound=Op)
 class Emission:
     """The text of one op: a template, the fields it names, and the device functions it calls.
 
-    The text of the op's region, if it has one, is the further field ``body``.
+    The text of the op's region, if it has one, is the further field ``body``; several go by their own names.
     """
 
     template: str

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from gemmgen.emit.emission import Helper, find_emitter, require_emitters
 from gemmgen.ir.core import Module, Op, Region
+from gemmgen.ir.schema import schema_of
 from gemmgen.resources import resource_dir
 
 INDENT = "    "
@@ -66,8 +67,9 @@ class Renderer:
         emission = find_emitter(op, self.dialect)(op, self.module)
         self._helpers.update(dict.fromkeys(emission.helpers))
         fields = dict(emission.fields)
-        for region in op.all_regions:
-            separator = fields.pop("separator", "\n")
+        separator = fields.pop("separator", "\n")
+        names = [spec.name for spec in schema_of(type(op)).regions if getattr(op, spec.name) is not None]
+        for name, region in zip(names, op.all_regions, strict=True):
             text = self._region(region, separator)
-            fields["body"] = text if separator != "\n" else indent(text, INDENT)
+            fields[name if len(names) > 1 else "body"] = text if separator != "\n" else indent(text, INDENT)
         return render(emission.template, {**fields, "op_name": op.NAME}, self.folders)

@@ -108,7 +108,8 @@ def _visit(
             got = "no tile loop around them" if tiles is None else "nested steps"
             fail(op, "steps of K belong to one tile", got=got, need=f"{ForKOp.NAME} in {ForTilesOp.NAME}")
         if isinstance(op, ForTilesOp | ForKOp):
-            agent.route.append((op.NAME, *op.all_attrs.items()))
+            # How far a role starts ahead is its own affair.
+            agent.route.append((op.NAME, *(entry for entry in op.all_attrs.items() if entry[0] != "ahead")))
         elif not isinstance(op, (*LOADING, RingStepOp, ReadOp, YieldOp)):
             agent.computes = True
         if isinstance(op, ForKOp) and tiles is not None:

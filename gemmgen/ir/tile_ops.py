@@ -90,7 +90,8 @@ class ForTilesOp(Op):
 class ForKOp(Op):
     """Step through K; the region gets the first k of the step and the carried values, and yields their successors.
 
-    ``parts`` > 1: the steps are dealt out in equal runs to the CTAs that share the tile.
+    ``parts`` > 1: the steps are dealt out in equal runs to the CTAs that share the tile. ``ahead``: the products of so
+    many later steps are started before a step is promoted.
 
     ``%sum = tile.for_k(inits=[%zero]) {extent=7168, step=128} do (%k0: index, %acc: frag<…>) { … } : frag<…>``
     """
@@ -103,6 +104,7 @@ class ForKOp(Op):
     extent: Dim = attr()
     step: int = attr()
     parts: int = attr(default=1)
+    ahead: int = attr(default=0)
     results: tuple[Value, ...] = results()
     body: Region = region()
 

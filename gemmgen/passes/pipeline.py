@@ -12,6 +12,7 @@ from gemmgen.passes.cta_pairs import CtaPairsPass
 from gemmgen.passes.epilogue_staging import EpilogueStagingPass
 from gemmgen.passes.pipelining import PipeliningPass
 from gemmgen.passes.promotion import PromotionPass
+from gemmgen.passes.promotion_overlap import PromotionOverlapPass
 from gemmgen.passes.register_reallocation import RegisterReallocationPass
 from gemmgen.passes.shared_memory_allocation import SharedMemoryAllocationPass
 from gemmgen.passes.split_k import SplitKPass
@@ -36,6 +37,7 @@ def pipeline(schedule: Schedule, target: Capability) -> PassPipeline:
         ClusterMulticastPass(s.cluster),  # before roles: it rewrites the one loop nest, not a copy per role
         *([CtaPairsPass()] if target.cta_pairs and s.cta_group > 1 else []),  # before roles, as multicast
         WarpSpecializationPass(s.math_warpgroups, accumulators),  # needs the ring between loads and products
+        *([PromotionOverlapPass()] if s.promotion_overlap else []),  # needs roles: the loads have loops of their own
         RegisterReallocationPass(s.producer_registers, s.math_registers),  # needs roles
         *([TensorMemoryAllocationPass(columns)] if columns else []),  # needs the ring that the roles hand sums through
         # last at this level: nothing may ask for memory afterwards

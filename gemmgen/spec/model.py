@@ -146,6 +146,9 @@ class ScheduleHints(SpecPart):
     cta_group: int | None = entry(auto(Integer(1, 2)), "CTAs that multiply together, on Blackwell", default=None)
     raster: Raster = entry(Nested(Raster, may_be_auto=True), "order of the output tiles", default=Raster())
     pdl: bool | None = entry(auto(Flag()), "programmatic dependent launch", default=None)
+    promotion_overlap: bool | None = entry(
+        auto(Flag()), "promote a step while the next one is multiplied, on Hopper", default=None
+    )
     epilogue_overlap: bool | None = entry(auto(Flag()), "store a tile while the next one is multiplied", default=None)
 
 

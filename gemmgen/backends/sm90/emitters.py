@@ -6,7 +6,7 @@ from gemmgen.backends.sm90 import hardware as hw
 from gemmgen.backends.sm90 import math_ops, ops
 from gemmgen.backends.sm90.names import barrier, dim, offset, stage_address
 from gemmgen.emit.emission import Emission, Helper, emits, helpers
-from gemmgen.ir.core import Module, Op
+from gemmgen.ir.core import Module, Op, Value
 from gemmgen.ir.tile_ops import extents
 
 TARGET = "sm90"
@@ -101,10 +101,8 @@ def _tile_loop(op: ops.TileLoopOp, module: Module) -> Emission:
         "n0": op.body.args[1].name,
         "tiles_m": f"({dim(op.rows)} + {op.tile[0] * cluster_m - 1}u) / {op.tile[0] * cluster_m}u",
         "tiles_n": f"({dim(op.cols)} + {op.tile[1] * cluster_n - 1}u) / {op.tile[1] * cluster_n}u",
-        "index_m": _share(index_m, cluster_m),
-        "index_n": _share(index_n, cluster_n),
-        "tile_m": op.tile[0],
-        "tile_n": op.tile[1],
+        "start_m": _start(_share(index_m, cluster_m), op.tile[0], dim(op.rows) if op.inside_m else None),
+        "start_n": _start(_share(index_n, cluster_n), op.tile[1], dim(op.cols) if op.inside_n else None),
         "first": _per_cluster("blockIdx.x", launch.cluster),
         "step": _per_cluster("gridDim.x", launch.cluster),
         "group": op.raster_group,
@@ -112,7 +110,13 @@ def _tile_loop(op: ops.TileLoopOp, module: Module) -> Emission:
         "across": "tiles_n" if along_m else "tiles_m",
         "axis": op.raster_along,
     }
-    return Emission("tile_loop", fields, helpers("rasterize"))
+    moved = helpers("tile_start") if op.inside_m or op.inside_n else ()
+    return Emission("tile_loop", fields, (*helpers("rasterize"), *moved))
+
+
+def _start(index: str, tile: int, extent: str | None) -> str:
+    """The first row or column of a tile; given D's extent, the last tile ends with it."""
+    return f"{index} * {tile}" if extent is None else f"tile_start<{tile}>({index}, {extent})"
 
 
 def _share(index: str, ctas: int) -> str:
@@ -129,8 +133,37 @@ def _k_loop(op: ops.KLoopOp, module: Module) -> Emission:
     fields = {"k0": op.body.args[0].name, "extent": dim(op.extent), "step": op.step}
     if op.parts == 1:
         return Emission("k_loop", fields)
-    blocks = f"({dim(op.extent)} + {op.step - 1}u) / {op.step}u"
-    return Emission("k_loop_part", {**fields, "blocks": blocks, "parts": op.parts})
+    return Emission("k_loop_part", {**fields, "blocks": _k_blocks(op), "parts": op.parts})
+
+
+@emits(ops.KOverlapOp, TARGET)
+def _k_overlap(op: ops.KOverlapOp, module: Module) -> Emission:
+    blocks = _k_blocks(op)
+    steps = blocks if op.parts == 1 else f"{blocks} * (rank + 1) / {op.parts} - {blocks} * rank / {op.parts}"
+    count = hw.accumulator_registers(extents(op.partials[0])[1])
+    kept = [(f"{value.name}_turns", *_registers(value)) for value in op.finish.args[1:]]
+    turns = [[op.partials[turn].name, *(f"{name}[{turn}]" for name, _, _ in kept)] for turn in range(2)]
+    kinds = [("float", count), *((kind, length) for _, kind, length in kept)]
+    started, finished = (
+        ", ".join(f"{kind} (&{value.name})[{length}]" for value, (kind, length) in zip(inner.args, kinds, strict=True))
+        for inner in (op.start, op.finish)
+    )
+    fields = {
+        "steps": steps, "this": ", ".join(turns[0]), "other": ", ".join(turns[1]),
+        "started": started, "finished": finished,
+        "kept": [{"kind": kind, "name": name, "count": length} for name, kind, length in kept],
+    }  # fmt: skip
+    return Emission("k_overlap", fields)
+
+
+def _registers(value: Value) -> tuple[str, int]:
+    """The C++ type of the elements of a thread's scales, and their number."""
+    count, *pair = extents(value)
+    return "float2" if pair else "float", count
+
+
+def _k_blocks(op: ops.KLoopOp | ops.KOverlapOp) -> str:
+    return f"({dim(op.extent)} + {op.step - 1}u) / {op.step}u"
 
 
 @emits(ops.WaitOp, TARGET)

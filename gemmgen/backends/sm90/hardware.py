@@ -81,13 +81,18 @@ def check_mma_tile(rows: int, columns: int, warpgroups: int) -> None:
                             need="a multiple of 8 from 8 to 256", fix="change tile")  # fmt: skip
 
 
-def check_registers(rows: int, columns: int, warpgroups: int, promoted: bool, limit: int) -> None:
+def column_scale_registers(columns: int) -> int:
+    """Registers per thread that hold the scales of a fragment's columns: a thread has two of every 8."""
+    return columns // MATRIX_COLS * 2
+
+
+def check_registers(rows: int, columns: int, warpgroups: int, partials: int, limit: int) -> None:
     """Raise ScheduleError when accumulators do not fit into ``limit`` registers per thread.
 
-    A promoted tile needs its FP32 sum, and one 64-row partial sum at a time.
+    A promoted tile needs its FP32 sum, and ``partials`` partial sums of 64 rows at a time.
     """
     waves = rows // WGMMA_ROWS // warpgroups
-    need = accumulator_registers(columns) * (waves + int(promoted)) + OTHER_REGISTERS
+    need = accumulator_registers(columns) * (waves + partials) + OTHER_REGISTERS
     if need > limit:
         raise ScheduleError("accumulators do not fit into registers", where="schedule.tile",
                             got=f"about {need} registers per thread", need=f"at most {limit}",

@@ -12,7 +12,17 @@ from gemmgen.backends.capability import Capability
 from gemmgen.backends.m_ranges import MRanges
 from gemmgen.backends.model import Prediction, Rounds
 from gemmgen.backends.sm90 import hardware as hw
-from gemmgen.backends.sm90.costs import BYTES_PER_US, CLUSTER_FILL, SHIPPED, Cost, Costs, CostTables
+from gemmgen.backends.sm90.costs import (
+    BYTES_PER_US,
+    CLUSTER_FILL,
+    CROWDED_FROM,
+    CROWDED_US,
+    OUTSIDE_ROW_US,
+    SHIPPED,
+    Cost,
+    Costs,
+    CostTables,
+)
 from gemmgen.errors import ScheduleError
 from gemmgen.frontend import scales_per_tile
 from gemmgen.schedule import Schedule
@@ -23,9 +33,11 @@ STEP_BYTES = hw.SWIZZLE_BYTES
 """A step of K is one swizzle span of every operand: 128 elements of FP8, 64 of 16 bits."""
 SCALE_BLOCK = 128
 M_RANGES = MRanges(
-    (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144), large=12288
+    (8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192), large=12288
 )
 MAX_STAGES = 10
+SHARED_SM_BYTES = 115_712
+"""Shared memory of a CTA beside which another one fits: then the next launch finds room before this one ends."""
 D_ITEM_BYTES = 2
 MAX_SPLIT = 8
 PRODUCER_REGISTERS = 40
@@ -34,10 +46,22 @@ MULTICAST_TILE, MULTICAST_CLUSTER = (256, 128), (1, 2)
 MULTICAST_TILE_16, MULTICAST_CLUSTER_16 = (128, 256), (2, 1)
 """A wgmma of 256 columns reads less shared memory per product than two of 128: A goes half as often."""
 
+PDL_UP_TO_US = 18.0
+"""Predicted time up to which the next launch may start early: measured, that saves up to 1.1 µs. Longer launches get
+slower by 2 to 5 %, unless there is room for the next one's CTAs beside theirs."""
+PDL_UNEVEN_UP_TO_US = 12.0
+"""The same for launches that memory bounds and that leave SMs idle: CTAs that start early take the idle SMs, wherever
+they are, and then share what their part of the chip can load (48×5120×12288: 23 instead of 20 µs)."""
+OVERLAP_FROM_COLUMNS = 16
+"""With 8 columns a step's promotion is four FMAs, and ptxas lets the next product wait for them."""
+
+STAGES_HELD = 2
+"""Stages that overlapped steps hold at once: a ring of fewer would wait for itself."""
+
 SWAPPED_ALWAYS = 64
 """Up to this M tokens lie on wgmma's N side: a 64-row tile of tokens would be mostly empty."""
 SWAPPED_UP_TO = 256
-SWAPPED_COLUMNS = (8, 16, 24, 32, 48, 64)
+SWAPPED_COLUMNS = (8, 16, 24, 32, 48, 64, 96)
 
 
 @dataclass(frozen=True)
@@ -48,18 +72,21 @@ class Operands:
         item_bytes: bytes of an element of A and B; those of one byte have scales and are promoted.
         a_rows_contiguous: A has M contiguous instead of K.
         b_rows_contiguous: B has N contiguous instead of K.
+        promoted: partial sums are added up by the CUDA cores.
     """
 
     item_bytes: int = 1
     a_rows_contiguous: bool = False
     b_rows_contiguous: bool = False
+    promoted: bool = True
 
     @classmethod
     def of(cls, spec: GemmSpec) -> Operands:
         """The operands of a spec."""
         layout = spec.problem.layout
         item_bytes = DTYPES[spec.operands.a.dtype].bits // 8
-        return cls(item_bytes, rows_contiguous(layout, "a"), rows_contiguous(layout, "b"))
+        promoted = spec.accumulate.promote_every is not None
+        return cls(item_bytes, rows_contiguous(layout, "a"), rows_contiguous(layout, "b"), promoted)
 
     @property
     def step_k(self) -> int:
@@ -120,7 +147,23 @@ def ranked(
     found = [(prediction(s, m, n, k, target), s) for s in candidates(hints, m, target, scale_copy, operands)]
     useful = [(p, s) for p, s in found if s.split_k == 1 or (s.split_k <= steps and p.rounds.count == 1)]
     useful = [(p, s) for p, s in useful if not _stored_by_threads(n) or s.tile[:2] != MULTICAST_TILE]
-    return sorted(useful or found, key=lambda pair: (pair[0].total_us, str(pair[1])))
+    best_first = sorted(useful or found, key=preference)
+    if hints.pdl is not None:
+        return best_first
+    return [(p, s.replace(pdl=starts_early(p, s))) for p, s in best_first]
+
+
+def starts_early(predicted: Prediction, schedule: Schedule) -> bool:
+    """Whether the next launch may start before this one ends, unless a hint says otherwise."""
+    rounds = predicted.rounds
+    uneven = predicted.memory_us > predicted.steps_us and rounds.ctas < CROWDED_FROM * rounds.at_once
+    return predicted.total_us <= (PDL_UNEVEN_UP_TO_US if uneven else PDL_UP_TO_US) or _leaves_room(schedule)
+
+
+def preference(pair: tuple[Prediction, Schedule]) -> tuple[float, float, str]:
+    """Least predicted time first; where memory hides the steps, the schedule with fewer of them."""
+    predicted, schedule = pair
+    return predicted.total_us, predicted.steps_us, str(schedule)
 
 
 def candidates(
@@ -165,7 +208,15 @@ def prediction(
     cost = _cost(schedule, tables)
     steps = _ceil(_ceil(k, schedule.tile[2]), schedule.split_k)
     memory = ((m * k + n * k) * _item_bytes(schedule) + 2 * m * n) / BYTES_PER_US
-    return Prediction(cost.base, cost.step, cost.tile, memory, steps, _rounds(schedule, m, n, target))
+    rounds = _rounds(schedule, m, n, target)
+    step = max(cost.step, OUTSIDE_ROW_US * rows_outside(schedule, m, rounds))
+    crowded = schedule.split_k > 1 and rounds.ctas > CROWDED_FROM * rounds.at_once
+    return Prediction(cost.base + CROWDED_US * crowded, step, cost.tile, memory, steps, rounds)
+
+
+def rows_outside(schedule: Schedule, m: int, rounds: Rounds) -> float:
+    """Rows beyond A that the CTAs of a round load in a step; a tile that is not larger than D lies inside of it."""
+    return max(0, schedule.tile[0] - m) * min(rounds.ctas, rounds.at_once)
 
 
 def _stored_by_threads(n: int) -> bool:
@@ -251,7 +302,47 @@ def _with_hints(schedule: Schedule, hints: ScheduleHints, target: Capability, op
         "producer_registers": hints.registers.producer, "math_registers": hints.registers.math,
     }  # fmt: skip
     changed = schedule.replace(**{name: value for name, value in changes.items() if value is not None})
-    return _checked(changed.replace(stages=hints.stages or most_stages(changed, target)), operands)
+    changed = changed.replace(stages=hints.stages or most_stages(changed, target))
+    overlap = _overlaps(changed, hints.promotion_overlap, operands)
+    return _checked(changed.replace(promotion_overlap=overlap), operands)
+
+
+def _overlaps(schedule: Schedule, hint: bool | None, operands: Operands) -> bool:
+    """Whether promotion overlaps with products: where the hint says so, else wherever it may."""
+    if hint and not _can_overlap(schedule, operands):
+        got = (
+            f"{schedule.math_warpgroups} warpgroups for {rows_and_columns(schedule)[0]} rows, {schedule.stages} stages"
+        )
+        raise ScheduleError("promotion cannot overlap", where="schedule.promotion_overlap",
+                            got=got if operands.promoted else "no promotion",
+                            need=f"promotion, {hw.WGMMA_ROWS} rows per math warpgroup, {STAGES_HELD} stages or more",
+                            fix="leave promotion_overlap auto")  # fmt: skip
+    return may_overlap(schedule, operands) if hint is None else hint
+
+
+def may_overlap(schedule: Schedule, operands: Operands = FP8) -> bool:
+    """Whether promotion overlaps with products unless a hint forbids it: it pays wherever two partial sums fit."""
+    columns = rows_and_columns(schedule)[1]
+    scales = 2 * hw.column_scale_registers(columns) if schedule.swap_ab else 0
+    need = 3 * hw.accumulator_registers(columns) + scales + hw.OTHER_REGISTERS
+    fits = need <= _math_registers(schedule)
+    return _can_overlap(schedule, operands) and columns >= OVERLAP_FROM_COLUMNS and fits
+
+
+def _can_overlap(schedule: Schedule, operands: Operands) -> bool:
+    """Whether there is promotion, one fragment of the tile per warpgroup, and a stage for each of the two steps."""
+    one_fragment = rows_and_columns(schedule)[0] == hw.WGMMA_ROWS * schedule.math_warpgroups
+    return operands.promoted and one_fragment and schedule.stages >= STAGES_HELD
+
+
+def _math_registers(schedule: Schedule) -> int:
+    """Registers that a multiplying thread has."""
+    return schedule.math_registers or hw.launch_registers(_threads(schedule))
+
+
+def _threads(schedule: Schedule) -> int:
+    loading = hw.GROUP_THREADS if schedule.math_registers else 2 * hw.WARP_THREADS
+    return schedule.math_warpgroups * hw.GROUP_THREADS + loading
 
 
 def _from_tile(hints: ScheduleHints, target: Capability, scale_copy: str, operands: Operands) -> Schedule:
@@ -277,9 +368,9 @@ def _checked(schedule: Schedule, operands: Operands) -> Schedule:
     rows, columns = rows_and_columns(schedule)
     groups = schedule.math_warpgroups
     hw.check_mma_tile(rows, columns, groups)
-    threads = groups * hw.GROUP_THREADS + (hw.GROUP_THREADS if schedule.math_registers else 2 * hw.WARP_THREADS)
-    limit = schedule.math_registers or hw.launch_registers(threads)
-    hw.check_registers(rows, columns, groups, promoted=operands.item_bytes == 1, limit=limit)
+    threads = _threads(schedule)
+    partials = int(operands.promoted) + int(schedule.promotion_overlap)
+    hw.check_registers(rows, columns, groups, partials, _math_registers(schedule))
     if schedule.math_registers or schedule.producer_registers:
         hw.check_setmaxnreg([schedule.math_registers] * groups + [schedule.producer_registers], threads)
         hw.check_register_trade(schedule.math_registers, schedule.producer_registers, threads)
@@ -301,11 +392,21 @@ def _checked(schedule: Schedule, operands: Operands) -> Schedule:
 
 def most_stages(schedule: Schedule, target: Capability) -> int:
     """The deepest ring that fits beside the staging tile; at least 1, which the allocation then refuses."""
+    stage, staging = _smem_bytes(schedule)
+    return max(1, min(MAX_STAGES, (target.smem_per_cta - staging - 64) // stage))
+
+
+def _smem_bytes(schedule: Schedule) -> tuple[int, int]:
+    """Bytes of a stage, its barriers included, and of the staging tile."""
     rows, columns = rows_and_columns(schedule)
     scales = sum(_round_up(4 * count, pitch) for count, pitch in ring_scales(schedule))
-    stage = (rows + columns) * STEP_BYTES + scales + 16
-    staging = 0 if schedule.split_k > 1 else rows * columns * 2
-    return max(1, min(MAX_STAGES, (target.smem_per_cta - staging - 64) // stage))
+    return (rows + columns) * STEP_BYTES + scales + 16, 0 if schedule.split_k > 1 else rows * columns * 2
+
+
+def _leaves_room(schedule: Schedule) -> bool:
+    """Whether two CTAs fit on an SM: the next launch's starts while this one's still runs."""
+    stage, staging = _smem_bytes(schedule)
+    return schedule.math_warpgroups == 1 and schedule.stages * stage + staging + 64 <= SHARED_SM_BYTES
 
 
 def ring_scales(schedule: Schedule) -> list[tuple[int, int]]:

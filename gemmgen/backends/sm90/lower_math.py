@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gemmgen.backends.sm90 import hardware as hw
@@ -10,6 +11,7 @@ from gemmgen.backends.sm90.math_ops import (
     BlockScalesOp,
     ColumnScalesOp,
     GroupSyncOp,
+    KeepOp,
     MeetOp,
     PromoteColumnsOp,
     PromoteRowsOp,
@@ -26,23 +28,64 @@ from gemmgen.backends.sm90.math_ops import (
     ThreadPositionOp,
     TmaStoreOp,
     WgmmaOp,
+    WgmmaWaitOlderOp,
     WgmmaWaitOp,
     WritePartialOp,
     ZeroOp,
 )
-from gemmgen.backends.sm90.ops import ReleaseOp, WaitOp
+from gemmgen.backends.sm90.ops import AdvanceOp, CursorOp, KOverlapOp, ReleaseOp, WaitOp
 from gemmgen.errors import IRError
 from gemmgen.ir import async_ops, tile_ops
 from gemmgen.ir.builder import Builder
 from gemmgen.ir.core import Op, Value
 from gemmgen.ir.rewrite import walk
 from gemmgen.ir.tile_ops import ForKOp, MapOp, MmaOp, PromoteOp, ReducePartsOp, extents, mem
-from gemmgen.ir.types import F32, frag
+from gemmgen.ir.types import F32, INDEX, Type, frag
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gemmgen.backends.sm90.lowering import Context
+    from gemmgen.ir.async_ops import RoleOp
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a step of K does: a product, a promotion of it or none, and the buffers that tiles were read from."""
+
+    mma: MmaOp
+    promote: PromoteOp | None
+    read: dict[Value, str]
+
+    @classmethod
+    def of(cls, ops: Sequence[Op]) -> _Step:
+        """Read a step.
+
+        Raises:
+            IRError: it does something else, or in another order.
+        """
+        kinds = [type(op) for op in ops if not isinstance(op, async_ops.ReadOp)]
+        mma = next((op for op in ops if isinstance(op, MmaOp)), None)
+        promote = next((op for op in ops if isinstance(op, PromoteOp)), None)
+        steps = [async_ops.WaitOp, MmaOp, *([PromoteOp] if promote else []), async_ops.ReleaseOp]
+        if kinds != steps or mma is None or (mma.acc is None) != (promote is not None):
+            raise IRError(
+                "a step of K on sm_90a",
+                got=", ".join(kind.NAME for kind in kinds),
+                need="wait, mma, promote, release",
+                fix="run promotion, and pipelining before it",
+            )
+        return cls(mma, promote, {op.result: op.buffer for op in ops if isinstance(op, async_ops.ReadOp)})
+
+    @property
+    def acc(self) -> Value:
+        """What the step adds to."""
+        return self.promote.acc if self.promote else self.mma.acc or self.mma.result
+
+    @property
+    def result(self) -> Value:
+        """The sum after it."""
+        return self.promote.result if self.promote else self.mma.result
 
 
 class MathLowering:
@@ -52,13 +95,26 @@ class MathLowering:
         self.ir, self.ctx = ir, ctx
         self.warpgroups = ctx.math_warps // hw.GROUP_WARPS
         self.pieces: dict[Value, list[Value]] = {}
+        self.partials: list[Value] = []
+        self.behind: Value | None = None
         self.reduction: ReducePartsOp | None = None
-        self.promotes = any(isinstance(op, PromoteOp) for op in walk(ctx.module))
         self.stored_in_background = any(isinstance(op, async_ops.AsyncStoreOp) for op in walk(ctx.module))
 
-    def prologue(self) -> None:
-        """What a multiplying thread computes once."""
-        self.ir.add(ThreadPositionOp)
+    def prologue(self, role: RoleOp) -> None:
+        """What a multiplying thread computes once: its position, and registers for partial sums.
+
+        Every product overwrites its partial sum; where steps overlap there are two, and a cursor for the older step.
+        """
+        ir = self.ir
+        ir.add(ThreadPositionOp)
+        if not any(isinstance(op, PromoteOp) for op in walk(role)):
+            return
+        ahead = max(op.ahead for op in walk(role) if isinstance(op, ForKOp))
+        columns = next(extents(op.result)[1] for op in walk(role) if isinstance(op, PromoteOp))
+        kind = frag(F32, hw.WGMMA_ROWS, columns)
+        self.partials = [ir.add(ZeroOp, result=("part", kind)).result for _ in range(1 + ahead)]
+        if ahead:
+            self.behind = ir.add(CursorOp, result=("behind", INDEX)).result
 
     def epilogue(self) -> None:
         """After the last tile: stores must have left shared memory before the CTA ends."""
@@ -75,8 +131,6 @@ class MathLowering:
                     waves = range(rows // hw.WGMMA_ROWS // self.warpgroups)
                     kind = frag(F32, hw.WGMMA_ROWS, columns)
                     self.pieces[op.result] = [self.ir.add(ZeroOp, result=("sum", kind)).result for _ in waves]
-                    if self.promotes:
-                        self.part = self.ir.add(ZeroOp, result=("part", kind)).result
                 case tile_ops.ScaleOp():
                     self._scale(op)
                 case MapOp():
@@ -97,35 +151,52 @@ class MathLowering:
 
     def step(self, ops: Sequence[Op], cursor: Value) -> None:
         """One step of K: wait, then per wave multiply, release after the last product, promote."""
-        kinds = [type(op) for op in ops if not isinstance(op, async_ops.ReadOp)]
-        mma = next((op for op in ops if isinstance(op, MmaOp)), None)
-        promote = next((op for op in ops if isinstance(op, PromoteOp)), None)
-        steps = [async_ops.WaitOp, MmaOp, *([PromoteOp] if promote else []), async_ops.ReleaseOp]
-        if kinds != steps or mma is None or (mma.acc is None) != (promote is not None):
-            raise IRError(
-                "a step of K on sm_90a",
-                got=", ".join(kind.NAME for kind in kinds),
-                need="wait, mma, promote, release",
-                fix="run promotion, and pipelining before it",
-            )
+        found = _Step.of(ops)
+        mma, promote = found.mma, found.promote
         ir, ring = self.ir, self.ctx.operands
-        read = {op.result: op.buffer for op in ops if isinstance(op, async_ops.ReadOp)}
-        pieces = self.pieces[promote.acc if promote else mma.result if mma.acc is None else mma.acc]
+        pieces = self.pieces[found.acc]
         waves = len(pieces)
         ir.add(WaitOp, barriers=ring.full, cursor=cursor, flip=False)
         # Scales are read before the tensor core starts: afterwards its operand reads keep shared memory busy.
-        scales = self._scales(promote, read, cursor, waves) if promote else [None] * waves
+        scales = self._scales(promote, found.read, cursor, waves) if promote else [None] * waves
         for wave, acc in enumerate(pieces):
-            part = self.part if promote else acc
+            part = self.partials[0] if promote else acc
             with ir.at(mma.origin):
-                self._multiply(mma, read, cursor, part, (waves, wave))
+                self._multiply(mma, found.read, cursor, part, (waves, wave))
             with ir.at(promote.origin if promote else mma.origin):
                 ir.add(WgmmaWaitOp, values=[part], pending=0)
                 if wave == waves - 1:
                     ir.add(ReleaseOp, barriers=ring.empty, cursor=cursor, cluster=ring.ring.cluster)
                 if promote:
-                    self._promote(promote, acc, scales[wave])
-        self.pieces[promote.result if promote else mma.result] = pieces
+                    self._promote(promote, acc, part, scales[wave])
+        self.pieces[found.result] = pieces
+
+    def overlapped_steps(self, loop: ForKOp, ops: Sequence[Op], cursor: Value) -> None:
+        """All steps of K, each promoted after the next one's products were started."""
+        found = _Step.of(ops)
+        mma, promote, behind = found.mma, found.promote, self.behind
+        pieces = self.pieces[found.acc]
+        if promote is None or behind is None or len(pieces) != 1:
+            raise IRError("sm_90a overlaps promotion where a warpgroup has 64 rows of the tile",
+                          got=f"{len(pieces)} fragments", need=1, fix="use a tile of fewer rows")  # fmt: skip
+        ir, ring = self.ir, self.ctx.operands
+        kinds = {"part": self.partials[0].type, **self._scale_kinds(promote)}
+        with ir.at(mma.origin), ir.region(**{f"next_{name}": kind for name, kind in kinds.items()}) as start:
+            ir.add(WaitOp, barriers=ring.full, cursor=cursor, flip=False)
+            # Before the products start, as in a step that does not overlap.
+            (scales,) = self._scales(promote, found.read, cursor, 1)
+            for value, kept in zip(scales or (), start.args[1:], strict=True):
+                ir.add(KeepOp, value=value, kept=kept)
+            self._multiply(mma, found.read, cursor, start.args[0], (1, 0))
+            ir.add(AdvanceOp, cursor=cursor, stages=ring.ring.stages)
+        with ir.at(promote.origin), ir.region(**{f"done_{name}": kind for name, kind in kinds.items()}) as finish:
+            part, *kept = finish.args
+            ir.add(WgmmaWaitOlderOp, values=[part])
+            ir.add(ReleaseOp, barriers=ring.empty, cursor=behind, cluster=ring.ring.cluster)
+            self._promote(promote, pieces[0], part, (kept[0], kept[1]) if kept else None)
+            ir.add(AdvanceOp, cursor=behind, stages=ring.ring.stages)
+        ir.add(KOverlapOp, partials=self.partials, extent=loop.extent, step=loop.step, parts=loop.parts,
+               start=start.region, finish=finish.region)  # fmt: skip
 
     def _multiply(self, mma: MmaOp, read: dict[Value, str], cursor: Value, part: Value, at: tuple[int, int]) -> None:
         shape, item = extents(mma.a), mem(mma.a).dtype.bits // 8
@@ -149,34 +220,46 @@ class MathLowering:
         """This thread's (row, column) scales of each wave; None where a sum is promoted as it is."""
         if op.row_scale is None or op.col_scale is None:
             return [None] * waves
-        by_row = op.row_block == 1 and op.col_block > 1
-        by_column = op.row_block > 1 and op.col_block == 1 and extents(op.row_scale) == (1,)
-        if not by_row and not by_column:
-            raise IRError("sm_90a cannot promote with these scale blocks yet",
-                          got=f"{op.row_block} rows, {op.col_block} columns, {op.row_scale.type} scales per tile",
-                          need="one scale per row with blocks of columns, or one block of rows with a scale per column",
-                          fix="choose tile rows that divide the scale block")  # fmt: skip
-        ir, blocks = self.ir, op.col_scale if by_row else op.row_scale
+        ir, kinds = self.ir, self._scale_kinds(op)
         with ir.at(op.origin):
-            block = ir.add(
-                BlockScalesOp, cursor=cursor, area=read[blocks], result=("block_scale", frag(F32, *extents(blocks)))
-            ).result  # fmt: skip
-            if by_row:
+            if "row_scale" in kinds:
+                block = ir.add(BlockScalesOp, cursor=cursor, area=read[op.col_scale],
+                               result=("block_scale", kinds["block_scale"])).result  # fmt: skip
                 rows = [ir.add(RowScalesOp, cursor=cursor, area=read[op.row_scale], waves=waves, wave=wave,
-                               result=("row_scale", frag(F32, 2))).result for wave in range(waves)]  # fmt: skip
+                               result=("row_scale", kinds["row_scale"])).result for wave in range(waves)]  # fmt: skip
                 return [(row, block) for row in rows]
-            kind = frag(F32, extents(op.result)[1] // hw.MATRIX_COLS, 2)
-            column = ir.add(ColumnScalesOp, cursor=cursor, area=read[op.col_scale], result=("col_scale", kind)).result
+            block = ir.add(BlockScalesOp, cursor=cursor, area=read[op.row_scale],
+                           result=("block_scale", kinds["block_scale"])).result  # fmt: skip
+            column = ir.add(ColumnScalesOp, cursor=cursor, area=read[op.col_scale],
+                            result=("col_scale", kinds["col_scale"])).result  # fmt: skip
             return [(block, column)] * waves
 
-    def _promote(self, op: PromoteOp, acc: Value, scales: tuple[Value, Value] | None) -> None:
+    def _scale_kinds(self, op: PromoteOp) -> dict[str, Type]:
+        """This thread's scales of a wave, rows' before columns', by what they are: one per row or column, or per block.
+
+        Raises:
+            IRError: neither rows nor columns have scales of their own.
+        """
+        if op.row_scale is None or op.col_scale is None:
+            return {}
+        if op.row_block == 1 and op.col_block > 1:
+            return {"row_scale": frag(F32, 2), "block_scale": frag(F32, *extents(op.col_scale))}
+        if op.row_block > 1 and op.col_block == 1 and extents(op.row_scale) == (1,):
+            columns = frag(F32, extents(op.result)[1] // hw.MATRIX_COLS, 2)
+            return {"block_scale": frag(F32, *extents(op.row_scale)), "col_scale": columns}
+        raise IRError("sm_90a cannot promote with these scale blocks yet",
+                      got=f"{op.row_block} rows, {op.col_block} columns, {op.row_scale.type} scales per tile",
+                      need="one scale per row with blocks of columns, or one block of rows with a scale per column",
+                      fix="choose tile rows that divide the scale block")  # fmt: skip
+
+    def _promote(self, op: PromoteOp, acc: Value, part: Value, scales: tuple[Value, Value] | None) -> None:
         if scales is None:
-            self.ir.add(AddPartOp, acc=acc, part=self.part)
+            self.ir.add(AddPartOp, acc=acc, part=part)
         elif op.row_block == 1:
-            self.ir.add(PromoteRowsOp, acc=acc, part=self.part, rows=scales[0], blocks=scales[1], first=op.col,
+            self.ir.add(PromoteRowsOp, acc=acc, part=part, rows=scales[0], blocks=scales[1], first=op.col,
                         block=op.col_block)  # fmt: skip
         else:
-            self.ir.add(PromoteColumnsOp, acc=acc, part=self.part, blocks=scales[0], columns=scales[1])
+            self.ir.add(PromoteColumnsOp, acc=acc, part=part, blocks=scales[0], columns=scales[1])
 
     def _scale(self, op: tile_ops.ScaleOp) -> None:
         """Scales that hold for all of K are read once per tile, straight from global memory."""

@@ -161,6 +161,7 @@ class Lowering:
             {op.result: op for op in module.body.ops if isinstance(op, StagingOp)},
         )  # fmt: skip
         self.tiles = next(op for op in walk(module) if isinstance(op, ForTilesOp))
+        self.inside = _movable_axes(module)
         self.cluster = self.tiles.cluster[0] * self.tiles.cluster[1] * self.tiles.split
 
     def _handle(self, ring: RingOp, first: bool) -> Handle:
@@ -174,14 +175,13 @@ class Lowering:
         self._set_up()
         if self.pdl:
             ir.add(GridWaitOp)
+            ir.add(GridLaunchOp)  # early: the next kernel waits for all of this one, whenever it is launched
         with ir.region() as branches:
             first = 0
             for group in self._warpgroups():
                 self._group(group, first)
                 first += sum(role.warps for role in group)
         ir.add(DispatchOp, body=branches.region)
-        if self.pdl:
-            ir.add(GridLaunchOp)
         self._finish()
         return self._module(first * hw.WARP_THREADS)
 
@@ -267,7 +267,7 @@ class Lowering:
         """What the role does with the registers it has."""
         math = MathLowering(self.ir, self.ctx) if stores(role) else None
         if math:
-            math.prologue()
+            math.prologue(role)
         cursor = self.ir.add(CursorOp, result=("cursor", INDEX)).result
         self._tiles(role, cursor, math)
         if math:
@@ -285,11 +285,14 @@ class Lowering:
                         math.tile_op(inner)
             self.ir.add(
                 TileLoopOp, rows=op.rows, cols=op.cols, tile=op.tile, cluster=op.cluster, split=op.split,
-                raster_group=op.raster_group, raster_along=op.raster_along,
-                body=Region(op.body.args, body.region.ops),
+                raster_group=op.raster_group, raster_along=op.raster_along, inside_m=self.inside[0],
+                inside_n=self.inside[1], body=Region(op.body.args, body.region.ops),
             )  # fmt: skip
 
     def _steps(self, loop: ForKOp, cursor: Value, math: MathLowering | None) -> None:
+        if loop.ahead:
+            self._overlapped(loop, cursor, math)
+            return
         loads = LoadLowering(self.ir, self.ctx)
         mine = [op for op in loop.body.ops if isinstance(op, LOADING)]
         others = [op for op in loop.body.ops if not isinstance(op, (*LOADING, YieldOp))]
@@ -303,6 +306,14 @@ class Lowering:
             self.ir.add(AdvanceOp, cursor=cursor, stages=self.ctx.operands.ring.stages)
         self.ir.add(KLoopOp, extent=loop.extent, step=loop.step, parts=loop.parts,
                     body=Region(loop.body.args[:1], body.region.ops))  # fmt: skip
+
+    def _overlapped(self, loop: ForKOp, cursor: Value, math: MathLowering | None) -> None:
+        ops = [op for op in loop.body.ops if not isinstance(op, YieldOp)]
+        if loop.ahead != 1 or math is None or any(isinstance(op, LOADING) for op in ops):
+            raise IRError("sm_90a overlaps promotion with the products of one step, in a role that does not load",
+                          got=f"ahead={loop.ahead}", fix="run promotion-overlap after warp-specialization")  # fmt: skip
+        math.begin_loop(loop)
+        math.overlapped_steps(loop, ops, cursor)
 
     def _module(self, threads: int) -> Module:
         ctx, module = self.ctx, self.ctx.module
@@ -325,6 +336,13 @@ class Lowering:
                   for h in handles for index, name in enumerate(h.areas)]  # fmt: skip
         areas += [Area("met", op.barrier_offset, BARRIER_BYTES) for op in stagings.values() if op.overlay]
         return areas
+
+
+def _movable_axes(module: Module) -> tuple[bool, bool]:
+    """Whether tiles may start anywhere along M and along N: where scales hold for blocks, they start with a block."""
+    blocked = {op.row for op in walk(module) if isinstance(op, AsyncLoadScalesOp) and op.block[0] > 1}
+    starts = [op.body.args for op in walk(module) if isinstance(op, ForTilesOp)]
+    return not any(m0 in blocked for m0, _ in starts), not any(n0 in blocked for _, n0 in starts)
 
 
 def _by_lanes(op: Op) -> bool:

@@ -82,6 +82,19 @@ def _wgmma_wait(op: ops.WgmmaWaitOp, module: Module) -> Emission:
     return statement(f"wgmma_wait<{op.pending}>({names});", "the products are in registers", "wgmma_wait")
 
 
+@emits(ops.WgmmaWaitOlderOp, TARGET)
+def _wgmma_wait_older(op: ops.WgmmaWaitOlderOp, module: Module) -> Emission:
+    names = ", ".join(value.name for value in op.values)
+    return statement(f"wgmma_wait_older({names}, younger);",
+                     "these products are in registers; the next step's may be under way",
+                     "wgmma_wait", "wgmma_wait_older")  # fmt: skip
+
+
+@emits(ops.KeepOp, TARGET)
+def _keep(op: ops.KeepOp, module: Module) -> Emission:
+    return Emission("keep", {"kept": op.kept.name, "value": op.value.name, "count": extents(op.value)[0]})
+
+
 @emits(ops.RowScalesOp, TARGET)
 def _row_scales(op: ops.RowScalesOp, module: Module) -> Emission:
     fields = {"name": op.result.name, "address": stage_address(op.area, op.cursor),

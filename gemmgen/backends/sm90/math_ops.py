@@ -87,6 +87,27 @@ class WgmmaWaitOp(Sm90Op):
 
 @register_op
 @dataclass(frozen=True)
+class WgmmaWaitOlderOp(Sm90Op):
+    """Wait until no group is under way but the one started after ``values``; there is none behind the last step."""
+
+    NAME: ClassVar[str] = "sm90.wgmma_wait_older"
+
+    values: tuple[Value, ...] = operands()
+
+
+@register_op
+@dataclass(frozen=True)
+class KeepOp(Sm90Op):
+    """Copy ``value`` to registers that outlive the region."""
+
+    NAME: ClassVar[str] = "sm90.keep"
+
+    value: Value = operand()
+    kept: Value = operand()
+
+
+@register_op
+@dataclass(frozen=True)
 class RowScalesOp(Sm90Op):
     """This thread's two row scales of the wave, from the cursor's stage; one scale per row."""
 

@@ -205,7 +205,12 @@ class AdvanceOp(Sm90Op):
 @register_op
 @dataclass(frozen=True)
 class TileLoopOp(Sm90Op):
-    """The output tiles of this CTA; see ``tile.for_tiles`` for what the attributes mean."""
+    """The output tiles of this CTA; see ``tile.for_tiles`` for what the attributes mean.
+
+    ``inside_m``: where D has as many rows as a tile, the last tile starts early enough to end with D, up to 7 rows, so
+    that boxes lie inside of the operands; rows that two tiles share get the same values from both. ``inside_n``
+    likewise.
+    """
 
     NAME: ClassVar[str] = "sm90.tile_loop"
     EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.CONTROL})
@@ -217,6 +222,8 @@ class TileLoopOp(Sm90Op):
     split: int = attr()
     raster_group: int = attr()
     raster_along: str = attr()
+    inside_m: bool = attr(default=False)
+    inside_n: bool = attr(default=False)
     body: Region = region()
 
 
@@ -232,6 +239,38 @@ class KLoopOp(Sm90Op):
     step: int = attr()
     parts: int = attr()
     body: Region = region()
+
+
+@register_op
+@dataclass(frozen=True)
+class KOverlapOp(Sm90Op):
+    """The steps of K, as in ``sm90.k_loop``, overlapped: a step is finished after the next one was started.
+
+    Region ``start`` reads a step's scales and starts its products in the fragment that it is given; region ``finish``
+    waits for them and promotes them. The fragments ``partials`` take turns, and so do registers for what is kept from
+    one region to the other, which both get as further arguments.
+    """
+
+    NAME: ClassVar[str] = "sm90.k_overlap"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.CONTROL})
+
+    partials: tuple[Value, ...] = operands()
+    extent: Dim = attr()
+    step: int = attr()
+    parts: int = attr()
+    start: Region = region()
+    finish: Region = region()
+
+    def verify(self) -> None:
+        """Two fragments take turns, and each region gets one of them."""
+        kinds = [value.type for value in self.partials]
+        if len(kinds) != 2 or kinds[0] != kinds[1]:
+            raise IRError("fragments that take turns", got=[str(kind) for kind in kinds], need="two of one type")
+        started, finished = ([value.type for value in inner.args] for inner in self.all_regions)
+        if started != finished or started[:1] != kinds[:1]:
+            raise IRError("both regions get a fragment and what is kept beside it",
+                          got=[str(kind) for kind in finished],
+                          need=[str(kind) for kind in (*kinds[:1], *started[1:])])  # fmt: skip
 
 
 @register_op

@@ -19,6 +19,7 @@ from gemmgen.backends.sm90.ops import (
     ExpectOp,
     InitBarriersOp,
     KLoopOp,
+    KOverlapOp,
     ReleaseOp,
     SyncOp,
     TileLoopOp,
@@ -27,14 +28,13 @@ from gemmgen.backends.sm90.ops import (
     WaitOp,
     WarpsOp,
 )
-from gemmgen.backends.sm90.sites import Program, Site, area_names, landing_bytes
+from gemmgen.backends.sm90.overlap_rules import check_overlap, check_places
+from gemmgen.backends.sm90.sites import READS_STAGE, Program, Site, area_names, landing_bytes
 from gemmgen.ir.core import Op, Region, Value
 from gemmgen.ir.rewrite import walk
 from gemmgen.ir.types import BarrierType
 from gemmgen.ir.verifier import fail
 
-"""An FP32 scale."""
-READS_STAGE = (math_ops.WgmmaOp, math_ops.RowScalesOp, math_ops.ColumnScalesOp, math_ops.BlockScalesOp)
 MAX_TRANSFER_BYTES = (1 << 20) - 1
 NAMED_BARRIERS = 16
 
@@ -50,6 +50,9 @@ def check_order(program: Program) -> None:
         step = _Step(program, filled_by, site)
         step.run(op.body, frozenset())
         step.end(op)
+    check_places(program)
+    for _, op in program.all(KOverlapOp):
+        check_overlap(program, filled_by, op)
     for site, op in program.all(TileLoopOp):
         _check_epilogue(program, site, op)
 
@@ -73,8 +76,9 @@ def check_barriers(program: Program, others: Counter[Value], own: frozenset[Valu
     for barriers in declared.values():
         _check_arrivals(program, barriers, others[barriers.result], shared=barriers.result not in own)
     filled_by = _filled_by(program)
-    for _, op in program.all(KLoopOp):
-        _check_cursors(program, op)
+    for _, op in program.all(KLoopOp, KOverlapOp):
+        for region in op.all_regions:
+            _check_cursors(program, region)
     return filled_by
 
 
@@ -196,11 +200,11 @@ def _filled_by(program: Program) -> dict[str, Value]:
     return filled
 
 
-def _check_cursors(program: Program, loop: KLoopOp) -> None:
+def _check_cursors(program: Program, steps: Region) -> None:
     """Every cursor that a step uses starts before the loops, and moves on once, as the step's last use of it."""
     moved: dict[Value, AdvanceOp] = {}
     inside = {op.result for site, op in program.all(CursorOp) if site.tiles is not None or site.steps is not None}
-    for op in loop.body.ops:
+    for op in steps.ops:
         for cursor in (value for inner in walk(op) if (value := getattr(inner, "cursor", None)) is not None):
             if cursor in moved:
                 what = (
@@ -216,7 +220,7 @@ def _check_cursors(program: Program, loop: KLoopOp) -> None:
                 )
         if isinstance(op, AdvanceOp):
             moved[op.cursor] = op
-    for op in walk(loop.body):
+    for op in walk(steps):
         cursor = getattr(op, "cursor", None)
         if cursor is None:
             continue

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from gemmgen.backends.sm90 import hardware as hw
+from gemmgen.backends.sm90.math_ops import BlockScalesOp, ColumnScalesOp, RowScalesOp, WgmmaOp
 from gemmgen.backends.sm90.ops import (
     Area,
     KLoopOp,
+    KOverlapOp,
     Launch,
     TensorMap,
     TileLoopOp,
@@ -20,6 +22,8 @@ from gemmgen.errors import IRError
 from gemmgen.ir.core import Module, Op, Region
 from gemmgen.ir.verifier import fail
 
+READS_STAGE = (WgmmaOp, RowScalesOp, ColumnScalesOp, BlockScalesOp)
+"""Ops that read a stage of a ring at their cursor."""
 OpT = TypeVar("OpT", bound=Op)
 RecordT = TypeVar("RecordT")
 
@@ -39,7 +43,7 @@ class Site:
     leader: bool = False
     role: WarpsOp | None = None
     tiles: TileLoopOp | None = None
-    steps: KLoopOp | None = None
+    steps: KLoopOp | KOverlapOp | None = None
 
     @property
     def threads(self) -> int:
@@ -120,7 +124,7 @@ class Program:
                 )  # fmt: skip
             elif isinstance(op, TileLoopOp):
                 inside = replace(site, tiles=op)
-            elif isinstance(op, KLoopOp):
+            elif isinstance(op, KLoopOp | KOverlapOp):
                 inside = replace(site, steps=op)
             for inner in op.all_regions:
                 self._visit(inner, inside)

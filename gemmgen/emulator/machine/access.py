@@ -288,14 +288,16 @@ def _store_global(x: Unit, region: Region, rows: Data, pc: int, racy: bool) -> N
         raise MemoryFault(Kind.OUT_OF_BOUNDS, f"a store to {buffer.name}, which is read-only")
     size = rows.shape[1]
     buffer.check_members(region.offsets[:, None] + np.arange(size))
+    indices = region.offsets[:, None] + np.arange(size)
+    changed = (buffer.data[indices] != rows).any(axis=1)
     if not racy:
         shadow = buffer.shadowed(x.cta.machine.clocks)
         for access, chosen in by_thread(x, region):
             access.pc = pc
-            conflict = _write_shadow(shadow, access, region.offsets[chosen], size, buffer.granule)
+            # A store that changes nothing is no race: tiles that overlap write the same values.
+            conflict = _write_shadow(shadow, access, region.offsets[chosen][changed[chosen]], size, buffer.granule)
             report_conflict(x, conflict, pc, True, global_place(buffer, conflict))
-    indices = region.offsets[:, None] + np.arange(size)
-    if (buffer.data[indices] != rows).any():
+    if changed.any():
         x.cta.machine.progress += 1
     buffer.data[indices] = rows
     if buffer.written is not None:

@@ -7,6 +7,8 @@ them), local memory, parameters and constants; everything else is global.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,6 +42,33 @@ class MemoryFault(Exception):
         self.kind = kind
 
 
+@dataclass
+class Contest:
+    """Bytes that asynchronous stores write in no order.
+
+    Attributes:
+        offsets: the bytes.
+        known: whether one of the stores has landed there.
+        values: what it wrote.
+        report: tells of the race, once.
+    """
+
+    offsets: NDArray[np.int64]
+    known: NDArray[np.bool_]
+    values: Bytes
+    report: Callable[[], None] | None
+
+    def land(self, touched: NDArray[np.bool_], data: Bytes) -> None:
+        """Compare what a store has written with what others wrote before it."""
+        mine = touched[self.offsets]
+        now = data[self.offsets]
+        if self.report is not None and (mine & self.known & (now != self.values)).any():
+            self.report()
+            self.report = None
+        self.values[mine] = now[mine]
+        self.known |= mine
+
+
 class Buffer:
     """A global allocation.
 
@@ -51,6 +80,8 @@ class Buffer:
         shadow: shadow state, made at the first device write.
         granule: bytes per shadow granule.
         foreign: per byte whether it lies between the rows of a strided array, or None where no byte does.
+        contests: parts that asynchronous stores write in no order, which is a race unless the values are the same.
+        landed: per byte whether an asynchronous store has written it; made at the first one.
     """
 
     def __init__(
@@ -64,6 +95,26 @@ class Buffer:
         self.readonly = readonly
         self.shadow: Shadow | None = None
         self.foreign: NDArray[np.bool_] | None = None
+        self.contests: list[Contest] = []
+        self.landed: NDArray[np.bool_] | None = None
+
+    def contest(self, granules: NDArray[np.int64], report: Callable[[], None]) -> None:
+        """Remember that stores of these granules are unordered; ``report`` is called if their values differ."""
+        offsets = (granules[:, None] * self.granule + np.arange(self.granule)).reshape(-1)
+        offsets = offsets[offsets < len(self.data)]
+        known = self.landed[offsets] if self.landed is not None else np.zeros(len(offsets), np.bool_)
+        self.contests.append(Contest(offsets, known, self.data[offsets], report))
+
+    def land(self, view: Callable[[NDArray], NDArray]) -> None:
+        """Note that an asynchronous store has written the bytes that ``view`` shows of an array per byte."""
+        if self.landed is None:
+            self.landed = np.zeros(len(self.data), np.bool_)
+        if self.contests:
+            touched = np.zeros(len(self.data), np.bool_)
+            view(touched)[...] = True
+            for contest in self.contests:
+                contest.land(touched, self.data)
+        view(self.landed)[...] = True
 
     def check_members(self, offsets: NDArray[np.int64] | NDArray[np.bool_]) -> None:
         """Check that a store touches only bytes of the caller's array, not the gaps between its rows."""

@@ -80,6 +80,12 @@ class Shadow:
         self._read_async[access.agent] = access.asynchronous
         return conflict
 
+    def unordered_writes(self, access: Access, where: Index) -> NDArray[np.bool_]:
+        """Which granules an agent wrote last in no order with this access."""
+        writer = self.writer[where]
+        late = self.write_epoch[where] > access.order[writer]
+        return late & ~np.isin(writer, list(access.siblings)) if access.siblings else late
+
     def check_write(self, access: Access, where: Index) -> Conflict | None:
         """Check a write that is not recorded."""
         return self._against_write(access, where, writing=True) or self._against_reads(access, where)

@@ -83,12 +83,26 @@ def write_buffer(b: Builder, x: Unit, thread: Thread, box: tma.Box, agent: int, 
     if buffer.foreign is not None and box.view(buffer.foreign).any():
         b.finding(x, Kind.OUT_OF_BOUNDS, f"a bulk copy stores between the rows of {buffer.name}")
     access = issue_access(x, thread, agent, epoch, b.pc)
-    conflict = buffer.shadowed(x.cta.machine.clocks).write(access, box.granules())
-    report_conflict(x, conflict, b.pc, True, global_place(buffer, conflict))
+    shadow, granules = buffer.shadowed(x.cta.machine.clocks), box.granules()
+    unordered = shadow.unordered_writes(access, granules)
+    conflict = shadow.write(access, granules)
+
+    def report() -> None:
+        report_conflict(x, conflict, b.pc, True, global_place(buffer, conflict))
+
+    if conflict is not None and conflict.what == "write" and unordered.any():
+        buffer.contest(granules[unordered], report)
+    else:
+        report()
 
 
 def tensor_box(b: Builder, x: Unit, fields: MapFields, where: tuple[int, ...]) -> tma.Box:
     """The clipped box, faults turned into findings."""
+    start = where[0] * fields.element_bytes
+    if start % tma.BULK_ALIGN:
+        raise b.fault(
+            x, Kind.MISALIGNED, f"a box that starts {start} bytes along the innermost axis: need a multiple of 16"
+        )
     try:
         return tma.locate_box(x.cta.machine.memory, fields, where)
     except MemoryFault as fault:
@@ -201,6 +215,7 @@ def _store_box(
         inside = data.reshape(box.full)[box.place]
         target = box.view(box.buffer.data)
         target[...] = inside if op is None else tma.reduce_values(target, inside, op, fields.element)
+        box.buffer.land(box.view)
         if box.buffer.written is not None:
             box.view(box.buffer.written)[...] = True
 
@@ -333,6 +348,7 @@ def _writer(run: tma.Box, reduction: tuple[str, str] | None) -> Callable[[Data],
         assert run.buffer is not None
         target = run.view(run.buffer.data)
         target[...] = data if reduction is None else tma.reduce_values(target, data, *reduction)
+        run.buffer.land(run.view)
         if run.buffer.written is not None:
             run.view(run.buffer.written)[...] = True
 

@@ -46,6 +46,16 @@ __device__ __forceinline__ void fence_barrier_init()
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
+__device__ __forceinline__ void grid_dependency_wait()
+{
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
+__device__ __forceinline__ void grid_dependency_launch()
+{
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
 // Reads 16 bytes at the same offset in the shared memory of another CTA of the cluster.
 __device__ __forceinline__ float4 load_shared_cluster_4(uint32_t address, uint32_t cta)
 {
@@ -158,6 +168,15 @@ __device__ __forceinline__ void store_shared(uint32_t address, float value)
     asm volatile("st.shared.f32 [%0], %1;" :: "r"(address), "f"(value) : "memory");
 }
 
+// Where a tile starts. The last one ends with D, if D is that large: boxes that reach beyond an operand load slowly.
+// Starts are multiples of 8, since the copy engine wants 16 bytes of alignment along a map's innermost axis.
+template <uint32_t kTile>
+__device__ __forceinline__ uint32_t tile_start(uint32_t index, uint32_t extent)
+{
+    const uint32_t start = index * kTile, last = (extent - kTile + 7) / 8 * 8;
+    return extent > kTile && start > last ? last : start;
+}
+
 __device__ __forceinline__ void tma_load(uint32_t to, const TensorMap* map, uint32_t barrier, uint32_t col, uint32_t row)
 {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, { %3, %4}], [%2];"
@@ -227,6 +246,8 @@ f16_gemm_nn(const __grid_constant__ TensorMap tma_a, const __grid_constant__ Ten
         fence_barrier_init();
     }
     cluster_sync();  // all threads of the cluster meet [sm90.sync]
+    grid_dependency_wait();  // the kernels before this one have written what it reads [sm90.grid_wait]
+    grid_dependency_launch();  // the next kernel may start [sm90.grid_launch]
     if (warp < 4) {
         // ---- math: warps 0 to 3 [sm90.warps]
         // Element i of a thread's fragment is row + 8 * (i / 2 % 2), column 8 * (i / 4) + 2 * quad + i % 2. [sm90.thread_position]
@@ -238,7 +259,7 @@ f16_gemm_nn(const __grid_constant__ TensorMap tma_a, const __grid_constant__ Ten
         const uint32_t tiles_m = (M + 15u) / 16u, tiles_n = (576u + 63u) / 64u;
         for (uint32_t tile = blockIdx.x / 4; tile < tiles_m * tiles_n; tile += gridDim.x / 4) {
             const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
-            [[maybe_unused]] const uint32_t m0 = position.along * 16, n0 = position.across * 64;
+            [[maybe_unused]] const uint32_t m0 = tile_start<16>(position.along, M), n0 = tile_start<64>(position.across, 576u);
             float sum[8] = {};  // FP32 registers of this thread [sm90.zero]
             // The steps of K are dealt out to 4 CTAs in runs of equal length, up to one. [sm90.k_loop]
             const uint32_t k_blocks = (7168u + 63u) / 64u;
@@ -297,7 +318,7 @@ f16_gemm_nn(const __grid_constant__ TensorMap tma_a, const __grid_constant__ Ten
         const uint32_t tiles_m = (M + 15u) / 16u, tiles_n = (576u + 63u) / 64u;
         for (uint32_t tile = blockIdx.x / 4; tile < tiles_m * tiles_n; tile += gridDim.x / 4) {
             const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
-            [[maybe_unused]] const uint32_t m0_1 = position.along * 16, n0_1 = position.across * 64;
+            [[maybe_unused]] const uint32_t m0_1 = tile_start<16>(position.along, M), n0_1 = tile_start<64>(position.across, 576u);
             // The steps of K are dealt out to 4 CTAs in runs of equal length, up to one. [sm90.k_loop]
             const uint32_t k_blocks = (7168u + 63u) / 64u;
             const uint32_t k_end = k_blocks * (rank + 1) / 4 * 64;

@@ -120,6 +120,15 @@ __device__ __forceinline__ void stmatrix_4(uint32_t address, uint32_t a, uint32_
                  :: "r"(address), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
 }
 
+// Where a tile starts. The last one ends with D, if D is that large: boxes that reach beyond an operand load slowly.
+// Starts are multiples of 8, since the copy engine wants 16 bytes of alignment along a map's innermost axis.
+template <uint32_t kTile>
+__device__ __forceinline__ uint32_t tile_start(uint32_t index, uint32_t extent)
+{
+    const uint32_t start = index * kTile, last = (extent - kTile + 7) / 8 * 8;
+    return extent > kTile && start > last ? last : start;
+}
+
 __device__ __forceinline__ void tma_load(uint32_t to, const TensorMap* map, uint32_t barrier, uint32_t col, uint32_t row)
 {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, { %3, %4}], [%2];"
@@ -213,7 +222,7 @@ bf16_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Te
         const uint32_t tiles_m = (M + 127u) / 128u, tiles_n = (4096u + 255u) / 256u;
         for (uint32_t tile = blockIdx.x; tile < tiles_m * tiles_n; tile += gridDim.x) {
             const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
-            [[maybe_unused]] const uint32_t m0 = position.along * 128, n0 = position.across * 256;
+            [[maybe_unused]] const uint32_t m0 = tile_start<128>(position.along, M), n0 = tile_start<256>(position.across, 4096u);
             float sum[128] = {};  // FP32 registers of this thread [sm90.zero]
             for (uint32_t k0 = 0; k0 < 7168u; k0 += 64) {  // steps of K [sm90.k_loop]
                 mbarrier_wait(full + 8 * cursor.stage, cursor.phase);  // until the stage is loaded [sm90.wait]
@@ -271,7 +280,7 @@ bf16_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Te
             const uint32_t tiles_m = (M + 127u) / 128u, tiles_n = (4096u + 255u) / 256u;
             for (uint32_t tile = blockIdx.x; tile < tiles_m * tiles_n; tile += gridDim.x) {
                 const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
-                [[maybe_unused]] const uint32_t m0_1 = position.along * 128, n0_1 = position.across * 256;
+                [[maybe_unused]] const uint32_t m0_1 = tile_start<128>(position.along, M), n0_1 = tile_start<256>(position.across, 4096u);
                 for (uint32_t k0_1 = 0; k0_1 < 7168u; k0_1 += 64) {  // steps of K [sm90.k_loop]
                     mbarrier_wait(empty + 8 * cursor_1.stage, cursor_1.phase ^ 1);  // until every reader has released the stage [sm90.wait]
                     mbarrier_expect(full + 8 * cursor_1.stage, 49152);  // bytes that will land in this stage [sm90.expect]

@@ -51,6 +51,16 @@ __device__ __forceinline__ void fence_barrier_init()
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
+__device__ __forceinline__ void grid_dependency_wait()
+{
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
+__device__ __forceinline__ void grid_dependency_launch()
+{
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
 __device__ __forceinline__ void mbarrier_arrive_cluster(uint32_t barrier, uint32_t cta)
 {
     asm volatile("{\n"
@@ -135,6 +145,15 @@ __device__ __forceinline__ void stmatrix_4(uint32_t address, uint32_t a, uint32_
 {
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], { %1, %2, %3, %4};"
                  :: "r"(address), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
+}
+
+// Where a tile starts. The last one ends with D, if D is that large: boxes that reach beyond an operand load slowly.
+// Starts are multiples of 8, since the copy engine wants 16 bytes of alignment along a map's innermost axis.
+template <uint32_t kTile>
+__device__ __forceinline__ uint32_t tile_start(uint32_t index, uint32_t extent)
+{
+    const uint32_t start = index * kTile, last = (extent - kTile + 7) / 8 * 8;
+    return extent > kTile && start > last ? last : start;
 }
 
 __device__ __forceinline__ void tma_load(uint32_t to, const TensorMap* map, uint32_t barrier, uint32_t col, uint32_t row)
@@ -235,6 +254,8 @@ bf16_gemm_tn(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Te
         fence_barrier_init();
     }
     cluster_sync();  // all threads of the cluster meet [sm90.sync]
+    grid_dependency_wait();  // the kernels before this one have written what it reads [sm90.grid_wait]
+    grid_dependency_launch();  // the next kernel may start [sm90.grid_launch]
     if (warp < 8) {
         // ---- math: warps 0 to 7 [sm90.warps]
         take_registers<232>();  // take the registers that the loading warps gave up [sm90.set_registers]
@@ -247,7 +268,7 @@ bf16_gemm_tn(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Te
         const uint32_t tiles_m = (M + 255u) / 256u, tiles_n = (512u + 95u) / 96u;
         for (uint32_t tile = blockIdx.x / 2; tile < tiles_m * tiles_n; tile += gridDim.x / 2) {
             const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
-            [[maybe_unused]] const uint32_t m0 = (position.along * 2 + rank) * 128, n0 = position.across * 96;
+            [[maybe_unused]] const uint32_t m0 = tile_start<128>((position.along * 2 + rank), M), n0 = tile_start<96>(position.across, 512u);
             float sum[48] = {};  // FP32 registers of this thread [sm90.zero]
             for (uint32_t k0 = 0; k0 < 1024u; k0 += 64) {  // steps of K [sm90.k_loop]
                 mbarrier_wait(full + 8 * cursor.stage, cursor.phase);  // until the stage is loaded [sm90.wait]
@@ -304,7 +325,7 @@ bf16_gemm_tn(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Te
             const uint32_t tiles_m = (M + 255u) / 256u, tiles_n = (512u + 95u) / 96u;
             for (uint32_t tile = blockIdx.x / 2; tile < tiles_m * tiles_n; tile += gridDim.x / 2) {
                 const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
-                [[maybe_unused]] const uint32_t m0_1 = (position.along * 2 + rank) * 128, n0_1 = position.across * 96;
+                [[maybe_unused]] const uint32_t m0_1 = tile_start<128>((position.along * 2 + rank), M), n0_1 = tile_start<96>(position.across, 512u);
                 for (uint32_t k0_1 = 0; k0_1 < 1024u; k0_1 += 64) {  // steps of K [sm90.k_loop]
                     mbarrier_wait(empty + 8 * cursor_1.stage, cursor_1.phase ^ 1);  // until every reader has released the stage [sm90.wait]
                     mbarrier_expect(full + 8 * cursor_1.stage, 28672);  // bytes that will land in this stage [sm90.expect]

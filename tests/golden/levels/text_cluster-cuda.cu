@@ -157,6 +157,15 @@ __device__ __forceinline__ void stmatrix_4(uint32_t address, uint32_t a, uint32_
                  :: "r"(address), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
 }
 
+// Where a tile starts. The last one ends with D, if D is that large: boxes that reach beyond an operand load slowly.
+// Starts are multiples of 8, since the copy engine wants 16 bytes of alignment along a map's innermost axis.
+template <uint32_t kTile>
+__device__ __forceinline__ uint32_t tile_start(uint32_t index, uint32_t extent)
+{
+    const uint32_t start = index * kTile, last = (extent - kTile + 7) / 8 * 8;
+    return extent > kTile && start > last ? last : start;
+}
+
 __device__ __forceinline__ void tma_load(uint32_t to, const TensorMap* map, uint32_t barrier, uint32_t col, uint32_t row)
 {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, { %3, %4}], [%2];"
@@ -267,15 +276,15 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
         const uint32_t warpgroup = warp / 4;
         [[maybe_unused]] const uint32_t row = warp % 4 * 16 + lane / 4;
         [[maybe_unused]] const uint32_t quad = lane % 4;
+        float part[64] = {};  // FP32 registers of this thread [sm90.zero]
         RingCursor cursor;  // this role's place in the ring [sm90.cursor]
         // Output tiles of this CTA, 8 along m before the other axis advances, so that L2 is reused. [sm90.tile_loop]
         const uint32_t tiles_m = (M + 511u) / 512u, tiles_n = (4096u + 127u) / 128u;
         for (uint32_t tile = blockIdx.x / 2; tile < tiles_m * tiles_n; tile += gridDim.x / 2) {
             const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
-            [[maybe_unused]] const uint32_t m0 = (position.along * 2 + rank) * 256, n0 = position.across * 128;
+            [[maybe_unused]] const uint32_t m0 = tile_start<256>((position.along * 2 + rank), M), n0 = position.across * 128;
             float sum[64] = {};  // FP32 registers of this thread [sm90.zero]
             float sum_1[64] = {};  // FP32 registers of this thread [sm90.zero]
-            float part[64] = {};  // FP32 registers of this thread [sm90.zero]
             for (uint32_t k0 = 0; k0 < 7168u; k0 += 128) {  // steps of K [sm90.k_loop]
                 mbarrier_wait(full + 8 * cursor.stage, cursor.phase);  // until the stage is loaded [sm90.wait]
                 const float block_scale[] = {load_shared(smem + kOffsetSb + cursor.stage * kStageBytesSb)};  // one scale per block of sb [sm90.block_scales]
@@ -384,7 +393,7 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
             const uint32_t tiles_m = (M + 511u) / 512u, tiles_n = (4096u + 127u) / 128u;
             for (uint32_t tile = blockIdx.x / 2; tile < tiles_m * tiles_n; tile += gridDim.x / 2) {
                 const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
-                [[maybe_unused]] const uint32_t m0_1 = (position.along * 2 + rank) * 256, n0_1 = position.across * 128;
+                [[maybe_unused]] const uint32_t m0_1 = tile_start<256>((position.along * 2 + rank), M), n0_1 = position.across * 128;
                 for (uint32_t k0_1 = 0; k0_1 < 7168u; k0_1 += 128) {  // steps of K [sm90.k_loop]
                     mbarrier_wait(empty + 8 * cursor_1.stage, cursor_1.phase ^ 1);  // until every reader has released the stage [sm90.wait]
                     mbarrier_expect(full + 8 * cursor_1.stage, 50176);  // bytes that will land in this stage [sm90.expect]
@@ -402,7 +411,7 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
             const uint32_t tiles_m = (M + 511u) / 512u, tiles_n = (4096u + 127u) / 128u;
             for (uint32_t tile = blockIdx.x / 2; tile < tiles_m * tiles_n; tile += gridDim.x / 2) {
                 const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
-                [[maybe_unused]] const uint32_t m0_2 = (position.along * 2 + rank) * 256, n0_2 = position.across * 128;
+                [[maybe_unused]] const uint32_t m0_2 = tile_start<256>((position.along * 2 + rank), M), n0_2 = position.across * 128;
                 for (uint32_t k0_2 = 0; k0_2 < 7168u; k0_2 += 128) {  // steps of K [sm90.k_loop]
                     mbarrier_wait(empty + 8 * cursor_2.stage, cursor_2.phase ^ 1);  // until every reader has released the stage [sm90.wait]
                     // 1 scales of sb; those beyond the matrix arrive as zeros. [sm90.copy_scales]

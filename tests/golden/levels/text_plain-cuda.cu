@@ -140,6 +140,15 @@ __device__ __forceinline__ void stmatrix_4(uint32_t address, uint32_t a, uint32_
                  :: "r"(address), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
 }
 
+// Where a tile starts. The last one ends with D, if D is that large: boxes that reach beyond an operand load slowly.
+// Starts are multiples of 8, since the copy engine wants 16 bytes of alignment along a map's innermost axis.
+template <uint32_t kTile>
+__device__ __forceinline__ uint32_t tile_start(uint32_t index, uint32_t extent)
+{
+    const uint32_t start = index * kTile, last = (extent - kTile + 7) / 8 * 8;
+    return extent > kTile && start > last ? last : start;
+}
+
 __device__ __forceinline__ void tma_load(uint32_t to, const TensorMap* map, uint32_t barrier, uint32_t col, uint32_t row)
 {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, { %3, %4}], [%2];"
@@ -219,6 +228,17 @@ __device__ __forceinline__ void wgmma_wait(float (&values)[kCount])
     for (uint32_t i = 0; i < kCount; ++i) asm volatile("" : "+f"(values[i]));
 }
 
+// Waits for all groups of products but the ``younger`` youngest: 0 or 1, which the compiler knows at every call.
+template <uint32_t kCount>
+__device__ __forceinline__ void wgmma_wait_older(float (&values)[kCount], uint32_t younger)
+{
+    if (younger == 0) {
+        wgmma_wait<0>(values);
+    } else {
+        wgmma_wait<1>(values);
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(384, 1)
 fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ TensorMap tma_a, const __grid_constant__ TensorMap tma_b, const __grid_constant__ TensorMap tma_sa, const float* __restrict__ sb, int64_t sb_stride_row, int64_t sb_stride_col, uint32_t M)
 {
@@ -241,44 +261,74 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
         const uint32_t warpgroup = warp / 4;
         [[maybe_unused]] const uint32_t row = warp % 4 * 16 + lane / 4;
         [[maybe_unused]] const uint32_t quad = lane % 4;
+        float part[64] = {};  // FP32 registers of this thread [sm90.zero]
+        float part_1[64] = {};  // FP32 registers of this thread [sm90.zero]
+        RingCursor behind;  // this role's place in the ring [sm90.cursor]
         RingCursor cursor;  // this role's place in the ring [sm90.cursor]
         // Output tiles of this CTA, 8 along m before the other axis advances, so that L2 is reused. [sm90.tile_loop]
         const uint32_t tiles_m = (M + 127u) / 128u, tiles_n = (4096u + 127u) / 128u;
         for (uint32_t tile = blockIdx.x; tile < tiles_m * tiles_n; tile += gridDim.x) {
             const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
-            [[maybe_unused]] const uint32_t m0 = position.along * 128, n0 = position.across * 128;
+            [[maybe_unused]] const uint32_t m0 = tile_start<128>(position.along, M), n0 = position.across * 128;
             float sum[64] = {};  // FP32 registers of this thread [sm90.zero]
-            float part[64] = {};  // FP32 registers of this thread [sm90.zero]
-            for (uint32_t k0 = 0; k0 < 7168u; k0 += 128) {  // steps of K [sm90.k_loop]
+            // Steps of K, overlapped: the next step's products are started before a step is promoted. Two partial sums take turns. [sm90.k_overlap]
+            float done_row_scale_turns[2][2];  // of the steps under way
+            float done_block_scale_turns[2][1];  // of the steps under way
+            const auto start = [&](float (&next_part)[64], float (&next_row_scale)[2], float (&next_block_scale)[1]) {
                 mbarrier_wait(full + 8 * cursor.stage, cursor.phase);  // until the stage is loaded [sm90.wait]
                 const float block_scale[] = {load_shared(smem + kOffsetSb + cursor.stage * kStageBytesSb)};  // one scale per block of sb [sm90.block_scales]
                 // This thread's two rows of sa. [sm90.row_scales]
                 const uint32_t row_scale_at = smem + kOffsetSa + cursor.stage * kStageBytesSa + 4 * (warpgroup * 64 + row);
                 const float row_scale[] = {load_shared(row_scale_at), load_shared(row_scale_at + 32)};
+                #pragma unroll
+                for (uint32_t i = 0; i < 2; ++i) next_row_scale[i] = row_scale[i];  // kept until the step is promoted [sm90.keep]
+                #pragma unroll
+                for (uint32_t i = 0; i < 1; ++i) next_block_scale[i] = block_scale[i];  // kept until the step is promoted [sm90.keep]
                 // Products of this warpgroup's 64 rows of a, all of b, 32 bytes of K at a time. [sm90.wgmma]
                 {
                     const uint64_t desc_a = wgmma_descriptor(smem + kOffsetA + cursor.stage * kStageBytesA + warpgroup * 64 * 128);
                     const uint64_t desc_b = wgmma_descriptor(smem + kOffsetB + cursor.stage * kStageBytesB);
                     wgmma_fence();
-                    wgmma_start_m64n128k32_e4m3_e4m3(part, desc_a, desc_b);
-                    wgmma_add_m64n128k32_e4m3_e4m3(part, desc_a + 2, desc_b + 2);
-                    wgmma_add_m64n128k32_e4m3_e4m3(part, desc_a + 4, desc_b + 4);
-                    wgmma_add_m64n128k32_e4m3_e4m3(part, desc_a + 6, desc_b + 6);
+                    wgmma_start_m64n128k32_e4m3_e4m3(next_part, desc_a, desc_b);
+                    wgmma_add_m64n128k32_e4m3_e4m3(next_part, desc_a + 2, desc_b + 2);
+                    wgmma_add_m64n128k32_e4m3_e4m3(next_part, desc_a + 4, desc_b + 4);
+                    wgmma_add_m64n128k32_e4m3_e4m3(next_part, desc_a + 6, desc_b + 6);
                     wgmma_commit();
                 }
-                wgmma_wait<0>(part);  // the products are in registers [sm90.wgmma_wait]
+                cursor.advance<5>();  // next stage [sm90.advance]
+            };
+            const auto finish = [&](float (&done_part)[64], float (&done_row_scale)[2], float (&done_block_scale)[1], uint32_t younger) {
+                wgmma_wait_older(done_part, younger);  // these products are in registers; the next step's may be under way [sm90.wgmma_wait_older]
                 __syncwarp();
-                if (lane == 0) mbarrier_arrive(empty + 8 * cursor.stage);  // this warp has read the stage [sm90.release]
+                if (lane == 0) mbarrier_arrive(empty + 8 * behind.stage);  // this warp has read the stage [sm90.release]
                 // Promotion: scale the partial sum and add it in FP32. [sm90.promote_rows]
                 #pragma unroll
                 for (uint32_t group = 0; group < 16; ++group) {
-                    float low = row_scale[0] * block_scale[0], high = row_scale[1] * block_scale[0];
-                    sum[4 * group + 0] = fmaf(part[4 * group + 0], low, sum[4 * group + 0]);
-                    sum[4 * group + 1] = fmaf(part[4 * group + 1], low, sum[4 * group + 1]);
-                    sum[4 * group + 2] = fmaf(part[4 * group + 2], high, sum[4 * group + 2]);
-                    sum[4 * group + 3] = fmaf(part[4 * group + 3], high, sum[4 * group + 3]);
+                    float low = done_row_scale[0] * done_block_scale[0], high = done_row_scale[1] * done_block_scale[0];
+                    sum[4 * group + 0] = fmaf(done_part[4 * group + 0], low, sum[4 * group + 0]);
+                    sum[4 * group + 1] = fmaf(done_part[4 * group + 1], low, sum[4 * group + 1]);
+                    sum[4 * group + 2] = fmaf(done_part[4 * group + 2], high, sum[4 * group + 2]);
+                    sum[4 * group + 3] = fmaf(done_part[4 * group + 3], high, sum[4 * group + 3]);
                 }
-                cursor.advance<5>();  // next stage [sm90.advance]
+                behind.advance<5>();  // next stage [sm90.advance]
+            };
+            uint32_t steps = (7168u + 127u) / 128u;
+            asm volatile("" : "+r"(steps));  // an unknown number: unrolled further, wgmma would have to wait for copies of registers
+            if (steps > 0) {
+                start(part, done_row_scale_turns[0], done_block_scale_turns[0]);
+                for (; steps > 2; steps -= 2) {
+                    start(part_1, done_row_scale_turns[1], done_block_scale_turns[1]);
+                    finish(part, done_row_scale_turns[0], done_block_scale_turns[0], 1);
+                    start(part, done_row_scale_turns[0], done_block_scale_turns[0]);
+                    finish(part_1, done_row_scale_turns[1], done_block_scale_turns[1], 1);
+                }
+                if (steps == 2) {
+                    start(part_1, done_row_scale_turns[1], done_block_scale_turns[1]);
+                    finish(part, done_row_scale_turns[0], done_block_scale_turns[0], 1);
+                    finish(part_1, done_row_scale_turns[1], done_block_scale_turns[1], 0);
+                } else {
+                    finish(part, done_row_scale_turns[0], done_block_scale_turns[0], 0);
+                }
             }
             // The copy engine has read what this warpgroup staged before. [sm90.staging_wait]
             if (threadIdx.x % 128 == 0) tma_store_wait_read();
@@ -316,7 +366,7 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
             const uint32_t tiles_m = (M + 127u) / 128u, tiles_n = (4096u + 127u) / 128u;
             for (uint32_t tile = blockIdx.x; tile < tiles_m * tiles_n; tile += gridDim.x) {
                 const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
-                [[maybe_unused]] const uint32_t m0_1 = position.along * 128, n0_1 = position.across * 128;
+                [[maybe_unused]] const uint32_t m0_1 = tile_start<128>(position.along, M), n0_1 = position.across * 128;
                 for (uint32_t k0_1 = 0; k0_1 < 7168u; k0_1 += 128) {  // steps of K [sm90.k_loop]
                     mbarrier_wait(empty + 8 * cursor_1.stage, cursor_1.phase ^ 1);  // until every reader has released the stage [sm90.wait]
                     mbarrier_expect(full + 8 * cursor_1.stage, 33280);  // bytes that will land in this stage [sm90.expect]
@@ -333,7 +383,7 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
             const uint32_t tiles_m = (M + 127u) / 128u, tiles_n = (4096u + 127u) / 128u;
             for (uint32_t tile = blockIdx.x; tile < tiles_m * tiles_n; tile += gridDim.x) {
                 const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
-                [[maybe_unused]] const uint32_t m0_2 = position.along * 128, n0_2 = position.across * 128;
+                [[maybe_unused]] const uint32_t m0_2 = tile_start<128>(position.along, M), n0_2 = position.across * 128;
                 for (uint32_t k0_2 = 0; k0_2 < 7168u; k0_2 += 128) {  // steps of K [sm90.k_loop]
                     mbarrier_wait(empty + 8 * cursor_2.stage, cursor_2.phase ^ 1);  // until every reader has released the stage [sm90.wait]
                     // 1 scales of sb; those beyond the matrix arrive as zeros. [sm90.copy_scales]

@@ -136,6 +136,15 @@ __device__ __forceinline__ void stmatrix_4(uint32_t address, uint32_t a, uint32_
                  :: "r"(address), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
 }
 
+// Where a tile starts. The last one ends with D, if D is that large: boxes that reach beyond an operand load slowly.
+// Starts are multiples of 8, since the copy engine wants 16 bytes of alignment along a map's innermost axis.
+template <uint32_t kTile>
+__device__ __forceinline__ uint32_t tile_start(uint32_t index, uint32_t extent)
+{
+    const uint32_t start = index * kTile, last = (extent - kTile + 7) / 8 * 8;
+    return extent > kTile && start > last ? last : start;
+}
+
 __device__ __forceinline__ void tma_load(uint32_t to, const TensorMap* map, uint32_t barrier, uint32_t col, uint32_t row)
 {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, { %3, %4}], [%2];"
@@ -215,6 +224,17 @@ __device__ __forceinline__ void wgmma_wait(float (&values)[kCount])
     for (uint32_t i = 0; i < kCount; ++i) asm volatile("" : "+f"(values[i]));
 }
 
+// Waits for all groups of products but the ``younger`` youngest: 0 or 1, which the compiler knows at every call.
+template <uint32_t kCount>
+__device__ __forceinline__ void wgmma_wait_older(float (&values)[kCount], uint32_t younger)
+{
+    if (younger == 0) {
+        wgmma_wait<0>(values);
+    } else {
+        wgmma_wait<1>(values);
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(384, 1)
 fp8_gemm_nt_rowwise(const __grid_constant__ TensorMap tma_d, const __grid_constant__ TensorMap tma_a, const __grid_constant__ TensorMap tma_b, const float* __restrict__ sa, int64_t sa_stride_row, const float* __restrict__ sb, int64_t sb_stride_row, uint32_t M)
 {
@@ -231,6 +251,7 @@ fp8_gemm_nt_rowwise(const __grid_constant__ TensorMap tma_d, const __grid_consta
     }
     __syncthreads();  // all threads of the CTA meet [sm90.sync]
     grid_dependency_wait();  // the kernels before this one have written what it reads [sm90.grid_wait]
+    grid_dependency_launch();  // the next kernel may start [sm90.grid_launch]
     if (warp < 8) {
         // ---- math: warps 0 to 7 [sm90.warps]
         take_registers<232>();  // take the registers that the loading warps gave up [sm90.set_registers]
@@ -238,34 +259,58 @@ fp8_gemm_nt_rowwise(const __grid_constant__ TensorMap tma_d, const __grid_consta
         const uint32_t warpgroup = warp / 4;
         [[maybe_unused]] const uint32_t row = warp % 4 * 16 + lane / 4;
         [[maybe_unused]] const uint32_t quad = lane % 4;
+        float part[32] = {};  // FP32 registers of this thread [sm90.zero]
+        float part_1[32] = {};  // FP32 registers of this thread [sm90.zero]
+        RingCursor behind;  // this role's place in the ring [sm90.cursor]
         RingCursor cursor;  // this role's place in the ring [sm90.cursor]
         // Output tiles of this CTA, 8 along m before the other axis advances, so that L2 is reused. [sm90.tile_loop]
         const uint32_t tiles_m = (M + 127u) / 128u, tiles_n = (512u + 63u) / 64u;
         for (uint32_t tile = blockIdx.x; tile < tiles_m * tiles_n; tile += gridDim.x) {
             const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
-            [[maybe_unused]] const uint32_t m0 = position.along * 128, n0 = position.across * 64;
+            [[maybe_unused]] const uint32_t m0 = tile_start<128>(position.along, M), n0 = tile_start<64>(position.across, 512u);
             float sum[32] = {};  // FP32 registers of this thread [sm90.zero]
-            float part[32] = {};  // FP32 registers of this thread [sm90.zero]
-            for (uint32_t k0 = 0; k0 < 1024u; k0 += 128) {  // steps of K [sm90.k_loop]
+            // Steps of K, overlapped: the next step's products are started before a step is promoted. Two partial sums take turns. [sm90.k_overlap]
+            const auto start = [&](float (&next_part)[32]) {
                 mbarrier_wait(full + 8 * cursor.stage, cursor.phase);  // until the stage is loaded [sm90.wait]
                 // Products of this warpgroup's 64 rows of a, all of b, 32 bytes of K at a time. [sm90.wgmma]
                 {
                     const uint64_t desc_a = wgmma_descriptor(smem + kOffsetA + cursor.stage * kStageBytesA + warpgroup * 64 * 128);
                     const uint64_t desc_b = wgmma_descriptor(smem + kOffsetB + cursor.stage * kStageBytesB);
                     wgmma_fence();
-                    wgmma_start_m64n64k32_e4m3_e4m3(part, desc_a, desc_b);
-                    wgmma_add_m64n64k32_e4m3_e4m3(part, desc_a + 2, desc_b + 2);
-                    wgmma_add_m64n64k32_e4m3_e4m3(part, desc_a + 4, desc_b + 4);
-                    wgmma_add_m64n64k32_e4m3_e4m3(part, desc_a + 6, desc_b + 6);
+                    wgmma_start_m64n64k32_e4m3_e4m3(next_part, desc_a, desc_b);
+                    wgmma_add_m64n64k32_e4m3_e4m3(next_part, desc_a + 2, desc_b + 2);
+                    wgmma_add_m64n64k32_e4m3_e4m3(next_part, desc_a + 4, desc_b + 4);
+                    wgmma_add_m64n64k32_e4m3_e4m3(next_part, desc_a + 6, desc_b + 6);
                     wgmma_commit();
                 }
-                wgmma_wait<0>(part);  // the products are in registers [sm90.wgmma_wait]
+                cursor.advance<4>();  // next stage [sm90.advance]
+            };
+            const auto finish = [&](float (&done_part)[32], uint32_t younger) {
+                wgmma_wait_older(done_part, younger);  // these products are in registers; the next step's may be under way [sm90.wgmma_wait_older]
                 __syncwarp();
-                if (lane == 0) mbarrier_arrive(empty + 8 * cursor.stage);  // this warp has read the stage [sm90.release]
+                if (lane == 0) mbarrier_arrive(empty + 8 * behind.stage);  // this warp has read the stage [sm90.release]
                 // Promotion: add the partial sum in FP32. [sm90.add_part]
                 #pragma unroll
-                for (uint32_t i = 0; i < 32; ++i) sum[i] += part[i];
-                cursor.advance<4>();  // next stage [sm90.advance]
+                for (uint32_t i = 0; i < 32; ++i) sum[i] += done_part[i];
+                behind.advance<4>();  // next stage [sm90.advance]
+            };
+            uint32_t steps = (1024u + 127u) / 128u;
+            asm volatile("" : "+r"(steps));  // an unknown number: unrolled further, wgmma would have to wait for copies of registers
+            if (steps > 0) {
+                start(part);
+                for (; steps > 2; steps -= 2) {
+                    start(part_1);
+                    finish(part, 1);
+                    start(part);
+                    finish(part_1, 1);
+                }
+                if (steps == 2) {
+                    start(part_1);
+                    finish(part, 1);
+                    finish(part_1, 0);
+                } else {
+                    finish(part, 0);
+                }
             }
             // Scales that hold for all of K: one per row and one per column of the fragment. [sm90.scale]
             {
@@ -317,7 +362,7 @@ fp8_gemm_nt_rowwise(const __grid_constant__ TensorMap tma_d, const __grid_consta
             const uint32_t tiles_m = (M + 127u) / 128u, tiles_n = (512u + 63u) / 64u;
             for (uint32_t tile = blockIdx.x; tile < tiles_m * tiles_n; tile += gridDim.x) {
                 const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
-                [[maybe_unused]] const uint32_t m0_1 = position.along * 128, n0_1 = position.across * 64;
+                [[maybe_unused]] const uint32_t m0_1 = tile_start<128>(position.along, M), n0_1 = tile_start<64>(position.across, 512u);
                 for (uint32_t k0_1 = 0; k0_1 < 1024u; k0_1 += 128) {  // steps of K [sm90.k_loop]
                     mbarrier_wait(empty + 8 * cursor_1.stage, cursor_1.phase ^ 1);  // until every reader has released the stage [sm90.wait]
                     mbarrier_expect(full + 8 * cursor_1.stage, 24576);  // bytes that will land in this stage [sm90.expect]
@@ -328,5 +373,4 @@ fp8_gemm_nt_rowwise(const __grid_constant__ TensorMap tma_d, const __grid_consta
             }
         }
     }
-    grid_dependency_launch();  // the next kernel may start [sm90.grid_launch]
 }

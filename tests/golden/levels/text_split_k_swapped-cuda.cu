@@ -185,6 +185,15 @@ __device__ __forceinline__ void store_shared(uint32_t address, float value)
     asm volatile("st.shared.f32 [%0], %1;" :: "r"(address), "f"(value) : "memory");
 }
 
+// Where a tile starts. The last one ends with D, if D is that large: boxes that reach beyond an operand load slowly.
+// Starts are multiples of 8, since the copy engine wants 16 bytes of alignment along a map's innermost axis.
+template <uint32_t kTile>
+__device__ __forceinline__ uint32_t tile_start(uint32_t index, uint32_t extent)
+{
+    const uint32_t start = index * kTile, last = (extent - kTile + 7) / 8 * 8;
+    return extent > kTile && start > last ? last : start;
+}
+
 __device__ __forceinline__ void tma_load(uint32_t to, const TensorMap* map, uint32_t barrier, uint32_t col, uint32_t row)
 {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, { %3, %4}], [%2];"
@@ -242,6 +251,17 @@ __device__ __forceinline__ void wgmma_wait(float (&values)[kCount])
     for (uint32_t i = 0; i < kCount; ++i) asm volatile("" : "+f"(values[i]));
 }
 
+// Waits for all groups of products but the ``younger`` youngest: 0 or 1, which the compiler knows at every call.
+template <uint32_t kCount>
+__device__ __forceinline__ void wgmma_wait_older(float (&values)[kCount], uint32_t younger)
+{
+    if (younger == 0) {
+        wgmma_wait<0>(values);
+    } else {
+        wgmma_wait<1>(values);
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(192, 1)
 fp8_gemm_nt(const __grid_constant__ TensorMap tma_a, const __grid_constant__ TensorMap tma_b, const __grid_constant__ TensorMap tma_sa, uint16_t* __restrict__ d, int64_t d_stride_row, const float* __restrict__ sb, int64_t sb_stride_row, int64_t sb_stride_col, uint32_t M)
 {
@@ -266,48 +286,75 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_a, const __grid_constant__ Ten
         const uint32_t warpgroup = warp / 4;
         [[maybe_unused]] const uint32_t row = warp % 4 * 16 + lane / 4;
         [[maybe_unused]] const uint32_t quad = lane % 4;
+        float part[16] = {};  // FP32 registers of this thread [sm90.zero]
+        float part_1[16] = {};  // FP32 registers of this thread [sm90.zero]
+        RingCursor behind;  // this role's place in the ring [sm90.cursor]
         RingCursor cursor;  // this role's place in the ring [sm90.cursor]
         // Output tiles of this CTA, 8 along m before the other axis advances, so that L2 is reused. [sm90.tile_loop]
         const uint32_t tiles_m = (M + 31u) / 32u, tiles_n = (576u + 63u) / 64u;
         for (uint32_t tile = blockIdx.x / 4; tile < tiles_m * tiles_n; tile += gridDim.x / 4) {
             const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
-            [[maybe_unused]] const uint32_t m0 = position.along * 32, n0 = position.across * 64;
+            [[maybe_unused]] const uint32_t m0 = tile_start<32>(position.along, M), n0 = position.across * 64;
             float sum[16] = {};  // FP32 registers of this thread [sm90.zero]
-            float part[16] = {};  // FP32 registers of this thread [sm90.zero]
-            // The steps of K are dealt out to 4 CTAs in runs of equal length, up to one. [sm90.k_loop]
-            const uint32_t k_blocks = (7168u + 127u) / 128u;
-            const uint32_t k_end = k_blocks * (rank + 1) / 4 * 128;
-            for (uint32_t k0 = k_blocks * rank / 4 * 128; k0 < k_end; k0 += 128) {
+            // Steps of K, overlapped: the next step's products are started before a step is promoted. Two partial sums take turns. [sm90.k_overlap]
+            float done_block_scale_turns[2][1];  // of the steps under way
+            float2 done_col_scale_turns[2][4];  // of the steps under way
+            const auto start = [&](float (&next_part)[16], float (&next_block_scale)[1], float2 (&next_col_scale)[4]) {
                 mbarrier_wait(full + 8 * cursor.stage, cursor.phase);  // until the stage is loaded [sm90.wait]
                 const float block_scale[] = {load_shared(smem + kOffsetSb + cursor.stage * kStageBytesSb)};  // one scale per block of sb [sm90.block_scales]
                 // This thread's two of every 8 columns of sa. [sm90.column_scales]
                 float2 col_scale[4];
                 #pragma unroll
                 for (uint32_t group = 0; group < 4; ++group) col_scale[group] = load_shared_2(smem + kOffsetSa + cursor.stage * kStageBytesSa + 32 * group + 8 * quad);
+                #pragma unroll
+                for (uint32_t i = 0; i < 1; ++i) next_block_scale[i] = block_scale[i];  // kept until the step is promoted [sm90.keep]
+                #pragma unroll
+                for (uint32_t i = 0; i < 4; ++i) next_col_scale[i] = col_scale[i];  // kept until the step is promoted [sm90.keep]
                 // Products of this warpgroup's 64 rows of b, all of a, 32 bytes of K at a time. [sm90.wgmma]
                 {
                     const uint64_t desc_a = wgmma_descriptor(smem + kOffsetB + cursor.stage * kStageBytesB + warpgroup * 64 * 128);
                     const uint64_t desc_b = wgmma_descriptor(smem + kOffsetA + cursor.stage * kStageBytesA);
                     wgmma_fence();
-                    wgmma_start_m64n32k32_e4m3_e4m3(part, desc_a, desc_b);
-                    wgmma_add_m64n32k32_e4m3_e4m3(part, desc_a + 2, desc_b + 2);
-                    wgmma_add_m64n32k32_e4m3_e4m3(part, desc_a + 4, desc_b + 4);
-                    wgmma_add_m64n32k32_e4m3_e4m3(part, desc_a + 6, desc_b + 6);
+                    wgmma_start_m64n32k32_e4m3_e4m3(next_part, desc_a, desc_b);
+                    wgmma_add_m64n32k32_e4m3_e4m3(next_part, desc_a + 2, desc_b + 2);
+                    wgmma_add_m64n32k32_e4m3_e4m3(next_part, desc_a + 4, desc_b + 4);
+                    wgmma_add_m64n32k32_e4m3_e4m3(next_part, desc_a + 6, desc_b + 6);
                     wgmma_commit();
                 }
-                wgmma_wait<0>(part);  // the products are in registers [sm90.wgmma_wait]
+                cursor.advance<6>();  // next stage [sm90.advance]
+            };
+            const auto finish = [&](float (&done_part)[16], float (&done_block_scale)[1], float2 (&done_col_scale)[4], uint32_t younger) {
+                wgmma_wait_older(done_part, younger);  // these products are in registers; the next step's may be under way [sm90.wgmma_wait_older]
                 __syncwarp();
-                if (lane == 0) mbarrier_arrive(empty + 8 * cursor.stage);  // this warp has read the stage [sm90.release]
+                if (lane == 0) mbarrier_arrive(empty + 8 * behind.stage);  // this warp has read the stage [sm90.release]
                 // Promotion: scale the partial sum and add it in FP32. [sm90.promote_columns]
                 #pragma unroll
                 for (uint32_t group = 0; group < 4; ++group) {
-                    const float even = block_scale[0] * col_scale[group].x, odd = block_scale[0] * col_scale[group].y;
-                    sum[4 * group + 0] = fmaf(part[4 * group + 0], even, sum[4 * group + 0]);
-                    sum[4 * group + 1] = fmaf(part[4 * group + 1], odd, sum[4 * group + 1]);
-                    sum[4 * group + 2] = fmaf(part[4 * group + 2], even, sum[4 * group + 2]);
-                    sum[4 * group + 3] = fmaf(part[4 * group + 3], odd, sum[4 * group + 3]);
+                    const float even = done_block_scale[0] * done_col_scale[group].x, odd = done_block_scale[0] * done_col_scale[group].y;
+                    sum[4 * group + 0] = fmaf(done_part[4 * group + 0], even, sum[4 * group + 0]);
+                    sum[4 * group + 1] = fmaf(done_part[4 * group + 1], odd, sum[4 * group + 1]);
+                    sum[4 * group + 2] = fmaf(done_part[4 * group + 2], even, sum[4 * group + 2]);
+                    sum[4 * group + 3] = fmaf(done_part[4 * group + 3], odd, sum[4 * group + 3]);
                 }
-                cursor.advance<6>();  // next stage [sm90.advance]
+                behind.advance<6>();  // next stage [sm90.advance]
+            };
+            uint32_t steps = (7168u + 127u) / 128u * (rank + 1) / 4 - (7168u + 127u) / 128u * rank / 4;
+            asm volatile("" : "+r"(steps));  // an unknown number: unrolled further, wgmma would have to wait for copies of registers
+            if (steps > 0) {
+                start(part, done_block_scale_turns[0], done_col_scale_turns[0]);
+                for (; steps > 2; steps -= 2) {
+                    start(part_1, done_block_scale_turns[1], done_col_scale_turns[1]);
+                    finish(part, done_block_scale_turns[0], done_col_scale_turns[0], 1);
+                    start(part, done_block_scale_turns[0], done_col_scale_turns[0]);
+                    finish(part_1, done_block_scale_turns[1], done_col_scale_turns[1], 1);
+                }
+                if (steps == 2) {
+                    start(part_1, done_block_scale_turns[1], done_col_scale_turns[1]);
+                    finish(part, done_block_scale_turns[0], done_col_scale_turns[0], 1);
+                    finish(part_1, done_block_scale_turns[1], done_col_scale_turns[1], 0);
+                } else {
+                    finish(part, done_block_scale_turns[0], done_col_scale_turns[0], 0);
+                }
             }
             named_barrier_sync(2, 128);  // all multiplying threads of the CTA meet [sm90.group_sync]
             // Partial sums go to shared memory, where the other CTAs of the tile can read them. [sm90.write_partial]
@@ -345,7 +392,7 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_a, const __grid_constant__ Ten
         const uint32_t tiles_m = (M + 31u) / 32u, tiles_n = (576u + 63u) / 64u;
         for (uint32_t tile = blockIdx.x / 4; tile < tiles_m * tiles_n; tile += gridDim.x / 4) {
             const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
-            [[maybe_unused]] const uint32_t m0_1 = position.along * 32, n0_1 = position.across * 64;
+            [[maybe_unused]] const uint32_t m0_1 = tile_start<32>(position.along, M), n0_1 = position.across * 64;
             // The steps of K are dealt out to 4 CTAs in runs of equal length, up to one. [sm90.k_loop]
             const uint32_t k_blocks = (7168u + 127u) / 128u;
             const uint32_t k_end = k_blocks * (rank + 1) / 4 * 128;
@@ -365,7 +412,7 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_a, const __grid_constant__ Ten
         const uint32_t tiles_m = (M + 31u) / 32u, tiles_n = (576u + 63u) / 64u;
         for (uint32_t tile = blockIdx.x / 4; tile < tiles_m * tiles_n; tile += gridDim.x / 4) {
             const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
-            [[maybe_unused]] const uint32_t m0_2 = position.along * 32, n0_2 = position.across * 64;
+            [[maybe_unused]] const uint32_t m0_2 = tile_start<32>(position.along, M), n0_2 = position.across * 64;
             // The steps of K are dealt out to 4 CTAs in runs of equal length, up to one. [sm90.k_loop]
             const uint32_t k_blocks = (7168u + 127u) / 128u;
             const uint32_t k_end = k_blocks * (rank + 1) / 4 * 128;

@@ -1,0 +1,161 @@
+"""What Hopper's heuristics decide beside the tile: overlap, dependent launches, ties, and tiles that divide M."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ir_texts import TARGET, spec_of
+
+from gemmgen import compiler
+from gemmgen.backends.capability import capability
+from gemmgen.backends.model import Prediction, Rounds
+from gemmgen.backends.sm90 import heuristics
+from gemmgen.backends.sm90.costs import CROWDED_US
+from gemmgen.backends.sm90.ops import Launch
+from gemmgen.errors import IRError, ScheduleError
+from gemmgen.schedule import Schedule
+from gemmgen.spec.model import ScheduleHints
+
+HOPPER = capability(TARGET)
+TWO_GROUPS = {"producer_registers": 40, "math_registers": 232}
+PLAIN = Schedule((128, 128, 128), 5, **TWO_GROUPS)
+FEW = Schedule((16, 64, 128), 9, swap_ab=True, math_warpgroups=1)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "overlaps"),
+    [
+        (PLAIN, True),
+        (FEW, True),
+        (FEW.replace(tile=(64, 64, 128)), True),
+        (Schedule((64, 128, 128), 8, swap_ab=True, **TWO_GROUPS), True),
+        (PLAIN.replace(stages=2), True),
+        # With 8 columns there is nothing to gain.
+        (FEW.replace(tile=(8, 64, 128)), False),
+        # Two fragments of 64 rows per warpgroup.
+        (PLAIN.replace(tile=(256, 64, 128)), False),
+        (Schedule((128, 64, 128), 5, math_warpgroups=1), False),
+        # 64 registers each for the sum and two partial sums, and twice 32 for the scales of the columns.
+        (PLAIN.replace(swap_ab=True), False),
+        # 3 * 72 and 3 * 80 registers.
+        (PLAIN.replace(tile=(128, 144, 128)), False),
+        (PLAIN.replace(tile=(128, 160, 128)), False),
+        # 168 registers, and 3 * 64.
+        (PLAIN.replace(math_registers=0, producer_registers=0), False),
+        # Two steps hold two stages.
+        (PLAIN.replace(stages=1), False),
+    ],
+    ids=str,
+)
+def test_promotion_overlaps_wherever_it_may(schedule: Schedule, overlaps: bool):
+    assert heuristics.may_overlap(schedule) == overlaps
+
+
+def test_what_is_not_promoted_does_not_overlap():
+    assert not heuristics.may_overlap(PLAIN, heuristics.Operands(promoted=False))
+    for name in ("fp8_gemm_nt_no_promotion", "bf16_gemm_nt"):
+        spec = spec_of(4096, 7168, name)
+        assert heuristics.Operands.of(spec).promoted is False
+        assert {schedule.promotion_overlap for _, _, schedule in heuristics.plan(spec, HOPPER)} == {False}
+    assert heuristics.Operands.of(spec_of(4096, 7168, "fp8_gemm_nt_rowwise")).promoted
+
+
+def planned(**hints: Any) -> list[tuple[int, int | None, Schedule]]:
+    return heuristics.plan(spec_of(4096, 7168, **hints), HOPPER)
+
+
+def smem_bytes(schedule: Schedule) -> int:
+    """Shared memory of a CTA once the kernel is built."""
+    return compiler.build(spec_of(4096, 7168), TARGET, schedule).result.module.record(Launch).smem_bytes
+
+
+def test_an_overlap_that_cannot_be_says_why():
+    with pytest.raises(ScheduleError) as caught:
+        planned(tile=(256, 128, 128), promotion_overlap=True)
+    error = caught.value
+    assert (error.what, error.where) == ("promotion cannot overlap", "schedule.promotion_overlap")
+    assert error.got == "2 warpgroups for 256 rows, 3 stages"
+    assert error.need == "promotion, 64 rows per math warpgroup, 2 stages or more"
+    assert error.fix == "leave promotion_overlap auto"
+    with pytest.raises(ScheduleError) as caught:
+        heuristics.plan(spec_of(4096, 7168, "fp8_gemm_nt_no_promotion", promotion_overlap=True), HOPPER)
+    assert caught.value.got == "no promotion"
+
+
+def test_a_ring_of_one_stage_does_not_overlap_by_itself():
+    """The next step's stage would be loaded into the one that is held."""
+    ((_, _, schedule),) = planned(tile=(128, 128, 128), stages=1)
+    assert not schedule.promotion_overlap
+    compiler.build(spec_of(4096, 7168), TARGET, schedule)
+    with pytest.raises(IRError, match="a stage is waited for that nobody can load yet"):
+        compiler.build(spec_of(4096, 7168), TARGET, schedule.replace(promotion_overlap=True))
+
+
+def first(m: int, n: int, k: int, **hints: Any) -> tuple[Prediction, Schedule]:
+    return heuristics.ranked(ScheduleHints(**hints), m, n, k, HOPPER)[0]
+
+
+def test_short_launches_let_the_next_one_start():
+    predicted, schedule = first(128, 576, 7168)
+    assert predicted.total_us < heuristics.PDL_UP_TO_US
+    assert schedule.pdl
+    predicted, schedule = first(4096, 7168, 2048)
+    assert predicted.total_us > heuristics.PDL_UP_TO_US
+    assert not schedule.pdl
+    assert first(4096, 7168, 2048, pdl=True)[1].pdl
+    assert not first(128, 576, 7168, pdl=False)[1].pdl
+
+
+def test_long_launches_do_so_where_two_ctas_share_an_sm():
+    """A kernel of one warpgroup and few stages: two of them have registers and shared memory on one SM."""
+    for tile, room in (((16, 64, 128), True), ((64, 64, 128), False)):
+        predicted, schedule = first(16, 57344, 28672, tile=tile, swap_ab=True)
+        assert predicted.total_us > heuristics.PDL_UP_TO_US
+        assert schedule.pdl == room, schedule
+        assert (smem_bytes(schedule) <= heuristics.SHARED_SM_BYTES) == room
+    assert not first(16, 57344, 28672, tile=(16, 128, 128), swap_ab=True)[1].pdl
+
+
+def test_where_memory_bounds_both_the_shorter_steps_win():
+    def priced(schedule: Schedule, step_us: float, base_us: float = 2.0) -> tuple[Prediction, Schedule]:
+        return Prediction(base_us, step_us, 0.5, 20.0, 10, Rounds((1, 1), 1, 132)), schedule
+
+    slow, quick = priced(PLAIN, 1.5), priced(FEW, 1.0)
+    assert slow[0].total_us == quick[0].total_us
+    assert sorted([slow, quick], key=heuristics.preference) == [quick, slow]
+    assert sorted([quick, priced(PLAIN, 1.5, base_us=1.9)], key=heuristics.preference)[0][1] == PLAIN
+    one, other = priced(PLAIN, 1.0), priced(FEW, 1.0)
+    assert sorted([one, other], key=heuristics.preference) == sorted([other, one], key=heuristics.preference)
+
+
+def test_rows_outside_are_counted_by_hand():
+    """All tiles lie inside of D, unless it has fewer rows than a tile: then every CTA loads those that are missing."""
+    found = heuristics.prediction(PLAIN, 96, 4096, 7168, HOPPER).rounds
+    assert found.tiles == (1, 32)
+    assert heuristics.rows_outside(PLAIN, 96, found) == 32 * 32
+    assert heuristics.rows_outside(PLAIN, 320, found) == 0
+
+
+def test_a_tile_of_few_rows_outside_wins(monkeypatch: pytest.MonkeyPatch):
+    assert first(96, 7168, 2048)[1].tile[0] == 64
+    monkeypatch.setattr(heuristics, "OUTSIDE_ROW_US", 0.0)
+    assert first(96, 7168, 2048)[1].tile[0] == 128
+
+
+def test_launches_that_fill_the_gpu_with_clusters_start_later():
+    """120 CTAs in clusters of 4 run at once: 27 tiles of 4 CTAs leave a tenth free, 28 do not."""
+    split = FEW.replace(split_k=4)
+    few, many = (heuristics.prediction(split, 16, 64 * tiles, 7168, HOPPER) for tiles in (27, 28))
+    assert (few.rounds.ctas, many.rounds.ctas, many.rounds.at_once) == (108, 112, 120)
+    assert many.base_us - few.base_us == pytest.approx(CROWDED_US)
+    alone = [heuristics.prediction(FEW, 16, 64 * tiles, 7168, HOPPER).base_us for tiles in (108, 132)]
+    assert alone[0] == alone[1]
+
+
+def test_ranges_of_m():
+    """Few kernels serve up to 8192 rows; beyond, one is chosen for 12288."""
+    deciding = heuristics.M_RANGES.deciding
+    assert [deciding(m) for m in (1, 17, 24, 49, 6145, 8192, 8193, 100_000)] == [
+        8, 32, 32, 64, 8192, 8192, 12288, 12288,
+    ]  # fmt: skip
