@@ -143,6 +143,7 @@ def fit(rows: Sequence[Row], prior: CostTables = SHIPPED) -> CostTables:
         prior,
         plain=fitted(prior.plain, False, False),
         swapped=fitted(prior.swapped, True, False),
+        split_narrow=fitted({64: prior.split_narrow}, False, True)[64],
         split_plain=fitted({128: prior.split_plain}, False, True)[128],
         split_swapped=fitted(prior.split_swapped, True, True),
     )
@@ -245,7 +246,7 @@ def shown(tables: CostTables) -> str:
             lines.append(f"{name}={value},")
             continue
         lines.append(f"{name}={{")
-        for key, costs in (value if name != "split_plain" else {None: value}).items():
+        for key, costs in (value if isinstance(next(iter(value.values())), dict) else {None: value}).items():
             cells = ", ".join(f"{c}: Cost({', '.join(map(str, astuple(cost)))})" for c, cost in costs.items())
             lines.append(f"    {cells}," if key is None else f"    {key}: {{{cells}}},")
         lines.append("},")

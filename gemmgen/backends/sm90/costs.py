@@ -41,10 +41,11 @@ class CostTables:
     """The costs of every kind of tile; where rows differ, by rows of the tile as the tensor core sees it.
 
     Attributes:
-        plain: rows of A on the M side, two math warpgroups.
+        plain: rows of A on the M side, two math warpgroups; one where there are 64 rows.
         plain_16: the same for 16-bit operands.
         swapped: rows of B on the M side, a math warpgroup per 64 of them.
-        split_plain: 128 rows of A, K shared by the CTAs of a cluster.
+        split_narrow: 64 rows of A, K shared by the CTAs of a cluster.
+        split_plain: the same for 128 rows of A.
         split_swapped: rows of B on the M side, K shared by the CTAs of a cluster.
         multicast_base: what sharing an operand in a cluster adds to a launch.
         multicast_step: its factor of a step.
@@ -53,6 +54,7 @@ class CostTables:
     plain: dict[int, Costs]
     plain_16: dict[int, Costs]
     swapped: dict[int, Costs]
+    split_narrow: Costs
     split_plain: Costs
     split_swapped: dict[int, Costs]
     multicast_base: float
@@ -61,7 +63,7 @@ class CostTables:
     def by_rows(self, swapped: bool, split: bool, item_bytes: int) -> dict[int, Costs]:
         """The table for a kind of tile, by rows."""
         if split:
-            return self.split_swapped if swapped else {128: self.split_plain}
+            return self.split_swapped if swapped else {64: self.split_narrow, 128: self.split_plain}
         if swapped:
             return self.swapped
         return self.plain if item_bytes == 1 else self.plain_16
@@ -69,6 +71,10 @@ class CostTables:
 
 SHIPPED = CostTables(
     plain={
+        64: {
+            32: Cost(1.94, 0.118, 0.24), 64: Cost(1.843, 0.147, 0.309), 96: Cost(2.492, 0.202, 0.343),
+            128: Cost(2.101, 0.207, 0.463),
+        },
         128: {
             32: Cost(1.886, 0.164, 0.314), 64: Cost(1.221, 0.252, 0.401), 80: Cost(1.9, 0.33, 0.481),
             96: Cost(1.7, 0.356, 0.585), 112: Cost(2.368, 0.451, 0.553), 128: Cost(1.979, 0.381, 0.634),
@@ -94,6 +100,10 @@ SHIPPED = CostTables(
             8: Cost(1.737, 0.152, 0.244), 16: Cost(1.874, 0.157, 0.233), 32: Cost(2.514, 0.176, 0.436),
             64: Cost(2.423, 0.265, 0.455), 128: Cost(2.5, 0.55, 1.35),
         },
+    },
+    split_narrow={
+        32: Cost(1.437, 0.111, 1.367), 64: Cost(1.744, 0.155, 1.744), 96: Cost(2.131, 0.196, 2.131),
+        128: Cost(2.235, 0.232, 2.235),
     },
     split_plain={64: Cost(2.238, 0.19, 2.238), 96: Cost(2.516, 0.293, 2.516), 128: Cost(2.948, 0.3, 2.948)},
     split_swapped={

@@ -61,6 +61,8 @@ STAGES_HELD = 2
 SWAPPED_ALWAYS = 64
 """Up to this M tokens lie on wgmma's N side: a 64-row tile of tokens would be mostly empty."""
 SWAPPED_UP_TO = 256
+NARROW_FROM, NARROW_UP_TO = 32, 512
+"""M above which 64 rows of A are not mostly padding, and up to which such small tiles are worth pricing."""
 SWAPPED_COLUMNS = (8, 16, 24, 32, 48, 64, 96)
 
 
@@ -174,6 +176,8 @@ def candidates(
         return [_from_tile(hints, target, scale_copy, operands)]
     sharing = hints.cluster[1] if hints.cluster is not None else 1
     shipped = _swapped(m, operands, sharing) if m <= SWAPPED_UP_TO or hints.swap_ab else []
+    if NARROW_FROM < m <= NARROW_UP_TO and operands.item_bytes == 1:
+        shipped += _narrow(operands)
     if m > SWAPPED_ALWAYS or hints.swap_ab is False:
         shipped += _plain(operands)
     allowed: list[Schedule] = []
@@ -257,12 +261,18 @@ def _plain(operands: Operands) -> list[Schedule]:
     step, narrow = operands.step_k, operands.item_bytes == 1
     pairs = (MULTICAST_TILE, MULTICAST_CLUSTER) if narrow else (MULTICAST_TILE_16, MULTICAST_CLUSTER_16)
     alone = SHIPPED.plain if narrow else SHIPPED.plain_16
-    tiles = [(rows, columns) for rows, costs in alone.items() for columns in costs]
+    tiles = [(rows, columns) for rows, costs in alone.items() for columns in costs if rows > hw.WGMMA_ROWS]
     found = [_two_groups((rows, columns, step)) for rows, columns in tiles]
     found.append(_two_groups((*pairs[0], step)).replace(cluster=pairs[1]))
     for columns in SHIPPED.split_plain:
         found += [_two_groups((128, columns, step)).replace(split_k=parts) for parts in range(2, MAX_SPLIT + 1)]
     return found
+
+
+def _narrow(operands: Operands) -> list[Schedule]:
+    """64 rows of A on the M side, for one math warpgroup: every tile alone, and sharing K."""
+    alone = [Schedule((64, columns, operands.step_k), 0, math_warpgroups=1) for columns in SHIPPED.plain[64]]
+    return [found.replace(split_k=parts) for found in alone for parts in range(1, MAX_SPLIT + 1)]
 
 
 def _two_groups(tile: tuple[int, int, int]) -> Schedule:
