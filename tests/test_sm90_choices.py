@@ -143,6 +143,19 @@ def test_a_tile_of_few_rows_outside_wins(monkeypatch: pytest.MonkeyPatch):
     assert first(96, 7168, 2048)[1].tile[0] == 128
 
 
+def test_few_rows_get_tiles_of_one_warpgroup():
+    """64 rows of A for one math warpgroup: not for so few rows that most would be padding, and not for 16 bits."""
+    narrow = first(256, 2112, 7168)[1]
+    assert (narrow.tile, narrow.math_warpgroups, narrow.swap_ab) == ((64, 64, 128), 1, False)
+
+    def listed(m: int, operands: heuristics.Operands = heuristics.FP8) -> bool:
+        found = heuristics.candidates(ScheduleHints(), m, HOPPER, operands=operands)
+        return any(s.tile[0] == 64 and not s.swap_ab for s in found)
+
+    assert [listed(m) for m in (32, 33, 512, 513)] == [False, True, True, False]
+    assert not listed(256, heuristics.Operands(item_bytes=2, promoted=False))
+
+
 def test_launches_that_fill_the_gpu_with_clusters_start_later():
     """120 CTAs in clusters of 4 run at once: 27 tiles of 4 CTAs leave a tenth free, 28 do not."""
     split = FEW.replace(split_k=4)

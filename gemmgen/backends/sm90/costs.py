@@ -1,8 +1,8 @@
 """What Hopper kernels cost: the numbers of the time model, and where each comes from. ``heuristics.py`` uses them.
 
-The FP8 tables are what ``benchmarks/fit_costs.py`` fits to a sweep of 85 shapes on one H200 (2026-11-20, 132 SMs,
-driver 580; ``benchmarks/results/2026-11-20_h200_sweep.json``, without its held-out rows). Cells that no row is about
-are from an earlier sweep of older kernels.
+The FP8 tables were fitted by ``benchmarks/fit_costs.py`` to sweeps of 85 shapes on an H200 (2026-11-20, 132 SMs, driver
+580). The last of them is recorded (``benchmarks/results/2026-11-20_h200_sweep.json``), with 40 more shapes that nothing
+was fitted to. Cells that no row is about are from an earlier sweep of older kernels.
 """
 
 from __future__ import annotations
