@@ -9,9 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from gemmgen.errors import TuningError  # noqa: E402
 from gemmgen.gpu_problem import random_sets  # noqa: E402
 from gemmgen.spec import load_spec  # noqa: E402
-from gemmgen.tuning.tune import REST_S, GpuMeasurer  # noqa: E402
+from gemmgen.tuning.tune import REST_S, GpuMeasurer, require_end  # noqa: E402
 
 SPEC = load_spec("fp8_gemm_nt").bind(N=72, K=200)
 M = 20
@@ -48,6 +49,16 @@ def test_only_right_and_whole_results_pass(measurer: Any) -> None:
     assert measurer.check(StandInKernel())
     for wrong in (StandInKernel(1.01), StandInKernel(float("nan")), StandInKernel(rows=M - 1)):
         assert not measurer.check(wrong), "and what an earlier kernel wrote does not help"
+
+
+def test_a_kernel_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gemmgen.tuning.tune.HANG_S", 0.01)
+    kernel: Any = SimpleNamespace(plan=lambda: [SimpleNamespace(schedule="64x64x128 stages=9")])
+    answers = iter([False, False, True])
+    require_end(kernel, lambda: next(answers))
+    with pytest.raises(TuningError, match="does not end") as caught:
+        require_end(kernel, lambda: False)
+    assert (caught.value.where, caught.value.got) == ("64x64x128 stages=9", "no end after 0.01 s")
 
 
 def test_all_input_sets_take_turns_on_a_rested_chip(measurer: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 BUDGET_S = 60.0
 REST_S = 0.1
 """How long the chip idles before each timing."""
+HANG_S, POLL_S = 20.0, 1e-4
+"""How long a first launch may take, and how often it is asked whether it has ended."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,25 @@ class Progress:
     best: TunedEntry | None
 
 
+def require_end(kernel: Kernel, ended: Callable[[], bool]) -> None:
+    """Wait for a launch, but not for ever: nothing stops a kernel that hangs but the end of its process.
+
+    Raises:
+        TuningError: it did not end within ``HANG_S`` seconds.
+    """
+    deadline = time.monotonic() + HANG_S
+    while not ended():
+        if time.monotonic() > deadline:
+            raise TuningError(
+                "a kernel does not end; what was found before is kept",
+                where=str(next(iter(kernel.plan())).schedule),
+                got=f"no end after {HANG_S:g} s",
+                need="a kernel that ends",
+                fix="end this process, which frees the GPU; tune again, and report the schedule",
+            )
+        time.sleep(POLL_S)
+
+
 class GpuMeasurer:
     """Measures on this machine's first GPU, with torch: values, and times as ``gemmgen run`` does, on a rested chip.
 
@@ -119,11 +140,22 @@ class GpuMeasurer:
         a, b, out = self._sets[0]
         out.fill_(float("nan"))
         kernel(a, b, out=out)
+        if out.is_cuda:
+            require_end(kernel, _recorded_event().query)
         return relative_difference(out, self._expected) <= tolerance(kernel.spec, kernel.target)
 
     def time_us(self, kernel: Kernel) -> float:
         """Median microseconds of one launch in a CUDA graph that goes round the input sets."""
         return time_launches_us([kernel.bind(a, b, out=out) for a, b, out in self._sets], REST_S)
+
+
+def _recorded_event() -> Any:
+    """An event that is reached when everything on torch's current stream is done."""
+    import torch
+
+    event = torch.cuda.Event()
+    event.record()
+    return event
 
 
 def tune(
