@@ -23,6 +23,8 @@ CASES = (
     ("fp8_gemm_nt", (72, 136, 272), ScheduleHints(tile=(128, 64, 128)), "k"),
     ("fp8_gemm_nt", (150, 136, 912), ScheduleHints(tile=(128, 64, 128), stages=3), "mn"),
     ("fp8_gemm_nt", (70, 136, 1040), ScheduleHints(tile=(64, 64, 128), stages=2, swap_ab=True), "mn"),
+    ("fp8_gemm_nt", (150, 136, 912), ScheduleHints(tile=(64, 32, 128), stages=3), "mn"),
+    ("fp8_gemm_nt", (100, 136, 912), ScheduleHints(tile=(64, 64, 128), split_k=3), "k"),
     ("fp8_gemm_nt", (200, 200, 144), ScheduleHints(tile=(256, 128, 128), cluster=(1, 2)), "mn"),
     ("fp8_gemm_nt", (20, 107, 272), ScheduleHints(), "mn"),
     ("fp8_gemm_nt_split_k", (16, 136, 528), ScheduleHints(tile=(16, 64, 128), split_k=4, swap_ab=True), "mn"),
