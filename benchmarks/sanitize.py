@@ -9,9 +9,9 @@ Run from the repository root, once per tool; each prints ``ERROR SUMMARY: 0 erro
     compute-sanitizer --tool racecheck --error-exitcode 9 --kernel-name kns=fp8_gemm_nt \
         python -m benchmarks.sanitize --split-k 1
 
-racecheck does not follow an arrival at another CTA's mbarrier, so it takes every read of a partner's partial sums for a
-race; a kernel of 30 lines that does nothing else shows it (``benchmarks/remote_mbarrier.cu``). With ``--split-k 1`` no
-CTAs share a tile. The emulator checks split-K for races.
+racecheck takes reads of a partner's partial sums for races. In clusters of 4 and 8 it does so for a kernel of 30 lines
+that only meets at mbarriers (``benchmarks/remote_mbarrier.cu``); why it also does for our pairs is not known. With
+``--split-k 1`` no CTAs share a tile. The emulator checks split-K for races.
 
 ``--kernel-name kns=`` keeps torch's own kernels out of it; this program fails when no gemmgen kernel has that name,
 since the sanitizer would then have looked at nothing.
