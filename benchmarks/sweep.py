@@ -24,6 +24,7 @@ from gemmgen.errors import GemmgenError
 from gemmgen.kernel import Kernel
 from gemmgen.schedule import Schedule
 from gemmgen.spec.loader import load_spec
+from gemmgen.spec.model import ScheduleHints
 from gemmgen.tuning.search import compile_fixed
 
 from . import compare, peers, unseen
@@ -105,19 +106,20 @@ def worth_measuring(shape: Shape, target: Capability) -> list[Schedule]:
     """Schedules whose predicted time is not far from the best; short launches overlap with their neighbours."""
     priced = [(heuristics.prediction(s, shape.m, shape.n, shape.k, target), s) for s in wide(shape, target)]
     limit = PREDICTED_WITHIN * min(predicted.total_us for predicted, _ in priced)
-    return [s.replace(pdl=heuristics.starts_early(p, s)) for p, s in priced if p.total_us <= limit]
+    return [s.replace(pdl=heuristics.starts_early(p, s, target)) for p, s in priced if p.total_us <= limit]
 
 
 def wide(shape: Shape, target: Capability) -> Iterator[Schedule]:
-    """More schedules than the heuristics ship."""
+    """What the heuristics choose from, and more."""
     steps = -(-shape.k // 128)
-    for schedule in (*_swapped(shape.m), *_plain(shape.m)):
-        fitted = schedule.replace(stages=heuristics.most_stages(schedule, target))
-        fitted = fitted.replace(promotion_overlap=heuristics.may_overlap(fitted))
+    shipped = heuristics.candidates(ScheduleHints(), shape.m, target)
+    more = [s.replace(stages=heuristics.most_stages(s, target)) for s in (*_swapped(shape.m), *_plain(shape.m))]
+    overlapped = [s.replace(promotion_overlap=heuristics.may_overlap(s)) for s in more]
+    for schedule in dict.fromkeys((*shipped, *overlapped)):
         ctas = -(-shape.m // schedule.tile[0]) * -(-shape.n // schedule.tile[1]) * schedule.split_k
         one_wave = schedule.split_k == 1 or ctas <= target.sms
-        if fitted.stages >= 2 and steps >= 2 * schedule.split_k and one_wave:
-            yield fitted
+        if schedule.stages >= 2 and steps >= 2 * schedule.split_k and one_wave:
+            yield schedule
 
 
 def _swapped(m: int) -> Iterator[Schedule]:

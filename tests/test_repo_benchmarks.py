@@ -14,8 +14,11 @@ torch = pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import gemmgen  # noqa: E402
-from benchmarks import checks, compare, dense_fp8, findings, peers, unseen  # noqa: E402
+from benchmarks import checks, compare, dense_fp8, findings, peers, sweep, unseen  # noqa: E402
 from benchmarks.harness import Layout, Shape, Timing, check, dequantize, diff, make_inputs, quantize, reference  # noqa: E402
+from gemmgen.backends.capability import capability  # noqa: E402
+from gemmgen.backends.sm90 import heuristics  # noqa: E402
+from gemmgen.spec.model import ScheduleHints  # noqa: E402
 
 PADDED = Layout(pad_k=16, pad_n=8, sa_mn_major=False, sb_mn_major=True, pad_scale=3)
 
@@ -207,3 +210,10 @@ def test_what_promotion_buys_is_seen_on_the_emulator(outliers, limit):
         errors.append(diff(torch.from_numpy(d.astype("float32")), reference(x)))
     assert errors[0] < limit
     assert errors[0] * 5 < errors[1]
+
+
+def test_a_sweep_measures_what_the_heuristics_choose():
+    hopper = capability(sweep.TARGET)
+    for shape in (*compare.baseline_shapes(), *unseen.shapes()):
+        _, chosen = heuristics.ranked(ScheduleHints(), shape.m, shape.n, shape.k, hopper)[0]
+        assert chosen in sweep.worth_measuring(shape, hopper), shape

@@ -113,7 +113,8 @@ def test_long_launches_do_so_where_two_ctas_share_an_sm():
         predicted, schedule = first(16, 57344, 28672, tile=tile, swap_ab=True)
         assert predicted.total_us > heuristics.PDL_UP_TO_US
         assert schedule.pdl == room, schedule
-        assert (smem_bytes(schedule) <= heuristics.SHARED_SM_BYTES) == room
+        # An SM has 228 KB, of which every CTA takes 1 KB for itself.
+        assert (2 * (smem_bytes(schedule) + 1024) <= 228 * 1024) == room
     assert not first(16, 57344, 28672, tile=(16, 128, 128), swap_ab=True)[1].pdl
 
 

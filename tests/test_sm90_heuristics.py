@@ -66,35 +66,16 @@ def test_the_random_shapes_need_all_kinds_of_schedules():
 
 @pytest.mark.parametrize("index", range(6))
 def test_every_shipped_schedule_builds_and_its_memory_is_what_was_predicted(index: int):
-    """The verifier proves barriers, areas and registers; here: no ring could have been deeper, none is too deep.
-
-    A ring that is deep enough beside another CTA's on the same SM stays that small.
-    """
+    """The verifier proves barriers, areas and registers; here: no ring could have been deeper, none is too deep."""
     spec = spec_of(4096, 7168)
     for schedule in SHIPPED[index::6]:
         launch = compiler.build(spec, TARGET, schedule).result.module.record(Launch)
         assert launch.smem_bytes <= HOPPER.smem_per_cta, schedule
         assert schedule.stages == heuristics.most_stages(schedule, HOPPER)
-        if schedule.stages == heuristics.MAX_STAGES:
-            continue
-        deeper = schedule.replace(stages=schedule.stages + 1)
-        if launch.smem_bytes <= heuristics.SHARED_SM_BYTES:
-            assert schedule.stages >= heuristics.ENOUGH_STAGES
-            assert smem_bytes(deeper) > heuristics.SHARED_SM_BYTES
-            continue
-        with pytest.raises(ScheduleError, match="more shared memory than a CTA has") as caught:
-            smem_bytes(deeper)
-        assert caught.value.fix == f"use {schedule.stages} stages"
-
-
-def smem_bytes(schedule: Schedule) -> int:
-    """Shared memory of a CTA once the kernel is built."""
-    return compiler.build(spec_of(4096, 7168), TARGET, schedule).result.module.record(Launch).smem_bytes
-
-
-def test_half_of_an_sm_is_what_two_ctas_leave_each_other():
-    """228 KB, of which every CTA takes 1 KB for itself."""
-    assert 2 * (heuristics.SHARED_SM_BYTES + 1024) == 228 * 1024
+        if schedule.stages < heuristics.MAX_STAGES:
+            with pytest.raises(ScheduleError, match="more shared memory than a CTA has") as caught:
+                compiler.build(spec, TARGET, schedule.replace(stages=schedule.stages + 1))
+            assert caught.value.fix == f"use {schedule.stages} stages"
 
 
 def test_registers_fit():

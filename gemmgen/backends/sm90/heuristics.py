@@ -36,8 +36,6 @@ M_RANGES = MRanges(
     (8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192), large=12288
 )
 MAX_STAGES = 10
-SHARED_SM_BYTES = 115_712
-"""Shared memory of a CTA beside which another one fits: then the next launch finds room before this one ends."""
 D_ITEM_BYTES = 2
 MAX_SPLIT = 8
 PRODUCER_REGISTERS = 40
@@ -152,14 +150,14 @@ def ranked(
     best_first = sorted(useful or found, key=preference)
     if hints.pdl is not None:
         return best_first
-    return [(p, s.replace(pdl=starts_early(p, s))) for p, s in best_first]
+    return [(p, s.replace(pdl=starts_early(p, s, target))) for p, s in best_first]
 
 
-def starts_early(predicted: Prediction, schedule: Schedule) -> bool:
+def starts_early(predicted: Prediction, schedule: Schedule, target: Capability) -> bool:
     """Whether the next launch may start before this one ends, unless a hint says otherwise."""
     rounds = predicted.rounds
     uneven = predicted.memory_us > predicted.steps_us and rounds.ctas < CROWDED_FROM * rounds.at_once
-    return predicted.total_us <= (PDL_UNEVEN_UP_TO_US if uneven else PDL_UP_TO_US) or _leaves_room(schedule)
+    return predicted.total_us <= (PDL_UNEVEN_UP_TO_US if uneven else PDL_UP_TO_US) or _leaves_room(schedule, target)
 
 
 def preference(pair: tuple[Prediction, Schedule]) -> tuple[float, float, str]:
@@ -271,7 +269,10 @@ def _plain(operands: Operands) -> list[Schedule]:
 
 def _narrow(operands: Operands) -> list[Schedule]:
     """64 rows of A on the M side, for one math warpgroup: every tile alone, and sharing K."""
-    alone = [Schedule((64, columns, operands.step_k), 0, math_warpgroups=1) for columns in SHIPPED.plain[64]]
+    alone = [
+        Schedule((hw.WGMMA_ROWS, columns, operands.step_k), 0, math_warpgroups=1)
+        for columns in SHIPPED.plain[hw.WGMMA_ROWS]
+    ]
     return [found.replace(split_k=parts) for found in alone for parts in range(1, MAX_SPLIT + 1)]
 
 
@@ -402,21 +403,23 @@ def _checked(schedule: Schedule, operands: Operands) -> Schedule:
 
 def most_stages(schedule: Schedule, target: Capability) -> int:
     """The deepest ring that fits beside the staging tile; at least 1, which the allocation then refuses."""
-    stage, staging = _smem_bytes(schedule)
-    return max(1, min(MAX_STAGES, (target.smem_per_cta - staging - 64) // stage))
+    stage, rest = _smem_bytes(schedule)
+    return max(1, min(MAX_STAGES, (target.smem_per_cta - rest) // stage))
 
 
 def _smem_bytes(schedule: Schedule) -> tuple[int, int]:
-    """Bytes of a stage, its barriers included, and of the staging tile."""
+    """Bytes of a stage, its barriers included, and of what stands beside the ring: the staging tile, 64 to spare."""
     rows, columns = rows_and_columns(schedule)
     scales = sum(_round_up(4 * count, pitch) for count, pitch in ring_scales(schedule))
-    return (rows + columns) * STEP_BYTES + scales + 16, 0 if schedule.split_k > 1 else rows * columns * 2
+    staging = 0 if schedule.split_k > 1 else rows * columns * D_ITEM_BYTES
+    return (rows + columns) * STEP_BYTES + scales + 16, staging + 64
 
 
-def _leaves_room(schedule: Schedule) -> bool:
+def _leaves_room(schedule: Schedule, target: Capability) -> bool:
     """Whether two CTAs fit on an SM: the next launch's starts while this one's still runs."""
-    stage, staging = _smem_bytes(schedule)
-    return schedule.math_warpgroups == 1 and schedule.stages * stage + staging + 64 <= SHARED_SM_BYTES
+    stage, rest = _smem_bytes(schedule)
+    room = target.smem_per_sm // 2 - target.smem_reserved
+    return schedule.math_warpgroups == 1 and schedule.stages * stage + rest <= room
 
 
 def ring_scales(schedule: Schedule) -> list[tuple[int, int]]:
