@@ -26,6 +26,7 @@ def pinned(hints: ScheduleHints, schedule: Schedule) -> ScheduleHints:
         registers=Registers(producer=given[0], math=given[1]),
         raster=Raster(group=schedule.raster_group, along=schedule.raster_along),
         pdl=schedule.pdl,
+        scales_ahead=schedule.scales_ahead,
         promotion_overlap=schedule.promotion_overlap,
     )
 

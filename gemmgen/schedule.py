@@ -26,6 +26,8 @@ class Schedule:
         raster_along: ``m`` or ``n``.
         scale_copy: ``bulk`` has the copy engine load row scales, which must lie column by column; ``lanes`` has a warp
             gather them, whatever their strides.
+        scales_ahead: a warp copies the scales of blocks for all steps of a tile at once, into a ring of their own, instead
+            of with every step into its stage.
         pdl: the kernel is launched with programmatic stream serialization.
         promotion_overlap: a step is promoted while the tensor core multiplies the next one; takes a second partial sum.
         accumulators: partial sums in tensor memory that may be under way at once; 0 where there is none.
@@ -43,6 +45,7 @@ class Schedule:
     raster_group: int = 8
     raster_along: str = "m"
     scale_copy: str = "bulk"
+    scales_ahead: bool = False
     pdl: bool = False
     promotion_overlap: bool = False
     accumulators: int = 0
@@ -93,6 +96,7 @@ class Schedule:
         parts += ["swap_ab"] if self.swap_ab else []
         parts += ["cta_pairs"] if self.cta_group > 1 else []
         parts += [f"scales={self.scale_copy}"] if self.scale_copy != "bulk" else []
+        parts += ["scales_ahead"] if self.scales_ahead else []
         parts += ["promotion_overlap"] if self.promotion_overlap else []
         parts += ["pdl"] if self.pdl else []
         parts += [f"accumulators={self.accumulators}"] if self.accumulators else []

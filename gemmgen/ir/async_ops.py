@@ -64,6 +64,8 @@ class RingOp(Op):
     ``cluster`` CTAs write into each other's stages, so a stage is free only when all of them have released it.
     ``ctas`` CTAs, each with stages of its own, multiply together: a stage is full when all of theirs are, which the
     first of them waits for, and free in all of them at once.
+    ``steps`` > 0: a stage holds all steps of K of an output tile, so many at most, each with its own tile of every
+    buffer. It is acquired, loaded and waited for at the tile's first step, and released at its last.
     ``offset`` is the byte offset of its barriers, two per stage; a ring in tensor memory has the 8 bytes behind them,
     where the address of its allocation is kept.
 
@@ -76,6 +78,7 @@ class RingOp(Op):
     buffers: tuple[Buffer, ...] = attr()
     cluster: int = attr(default=1)
     ctas: int = attr(default=1)
+    steps: int = attr(default=0)
     offset: int = attr(default=-1)
     result: Value = result()
 
@@ -111,6 +114,9 @@ class RingOp(Op):
         names = [buffer.name for buffer in self.buffers]
         if self.stages < 1 or len(set(names)) != len(names) or not names:
             raise IRError("a ring needs stages and distinct buffers", got=f"{self.stages} stages of {names}")
+        if self.steps and (self.steps < 0 or any(buffer.engine is not Engine.LANES for buffer in self.buffers)):
+            raise IRError("only scales that lanes copy are loaded for all steps of K at once",
+                          got=f"{self.steps} steps of {names}", need="no steps, or buffers filled by lanes")  # fmt: skip
         for buffer in self.buffers:
             space = "tmem" if self.in_tensor_memory else "smem"
             if (buffer.engine is Engine.TENSOR) != self.in_tensor_memory or buffer.type.space != space:

@@ -75,6 +75,7 @@ class SharedMemoryAllocationPass(Pass):
     def _check(self, module: Module, total: int, rings: dict) -> None:
         if total <= self.budget_bytes:
             return
+        rings = {value: ring for value, ring in rings.items() if not ring.steps}
         per_stage = sum(b.stage_bytes for ring in rings.values() for b in ring.buffers)
         stages = sum(ring.stages for ring in rings.values())
         fits = stages - -(-(total - self.budget_bytes) // max(per_stage, 1))

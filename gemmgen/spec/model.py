@@ -149,6 +149,9 @@ class ScheduleHints(SpecPart):
     promotion_overlap: bool | None = entry(
         auto(Flag()), "promote a step while the next one is multiplied, on Hopper", default=None
     )
+    scales_ahead: bool | None = entry(
+        auto(Flag()), "copy the scales of blocks for all steps of a tile at once, on Hopper", default=None
+    )
     epilogue_overlap: bool | None = entry(auto(Flag()), "store a tile while the next one is multiplied", default=None)
 
 

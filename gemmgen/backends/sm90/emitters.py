@@ -82,12 +82,20 @@ def _set_registers(op: ops.SetRegistersOp, module: Module) -> Emission:
 
 @emits(ops.CursorOp, TARGET)
 def _cursor(op: ops.CursorOp, module: Module) -> Emission:
+    if op.steps:
+        return statement(f"RunCursor {op.result.name};", "its place in a ring whose stages hold all steps of a tile",
+                         "run_cursor")  # fmt: skip
     return statement(f"RingCursor {op.result.name};", "this role's place in the ring", "ring_cursor")
 
 
 @emits(ops.AdvanceOp, TARGET)
 def _advance(op: ops.AdvanceOp, module: Module) -> Emission:
     return statement(f"{op.cursor.name}.advance<{op.stages}>();", "next stage", "ring_cursor")
+
+
+@emits(ops.RunStepOp, TARGET)
+def _run_step(op: ops.RunStepOp, module: Module) -> Emission:
+    return statement(f"++{op.cursor.name}.step;", "the next step's scales lie behind this one's", "run_cursor")
 
 
 @emits(ops.TileLoopOp, TARGET)
@@ -130,7 +138,8 @@ def _per_cluster(index: str, cluster: int) -> str:
 
 @emits(ops.KLoopOp, TARGET)
 def _k_loop(op: ops.KLoopOp, module: Module) -> Emission:
-    fields = {"k0": op.body.args[0].name, "extent": dim(op.extent), "step": op.step}
+    fields = {"k0": op.body.args[0].name, "extent": dim(op.extent), "step": op.step, "stride": op.step * op.run,
+              "note": "steps of K" if op.run == 1 else "all steps of K at once"}  # fmt: skip
     if op.parts == 1:
         return Emission("k_loop", fields)
     return Emission("k_loop_part", {**fields, "blocks": _k_blocks(op), "parts": op.parts})
@@ -227,8 +236,10 @@ def _copy_scales(op: ops.CopyScalesOp, module: Module) -> Emission:
         "address": stage_address(op.area, op.cursor), "source": op.source.name, "count": op.count,
         "row_stride": op.row_stride.name, "col_stride": op.col_stride.name,
         "first": _block_index(op.row.name, op.block[0]), "column": _block_index(op.col.name, op.block[1]),
-        "limit": dim(op.limit),
+        "limit": dim(op.limit), "run": op.run, "columns": dim(op.columns),
     }  # fmt: skip
+    if op.run:
+        return Emission("copy_scale_runs", {**fields, "total": op.run * op.count}, helpers("copy_async_4"))
     return Emission("copy_scales", fields, helpers("copy_async_4"))
 
 

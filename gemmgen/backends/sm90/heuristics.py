@@ -25,6 +25,7 @@ from gemmgen.backends.sm90.costs import (
 )
 from gemmgen.errors import ScheduleError
 from gemmgen.frontend import scales_per_tile
+from gemmgen.passes.pipelining import RUN_STAGES
 from gemmgen.schedule import Schedule
 from gemmgen.spec.model import GemmSpec, ScheduleHints
 from gemmgen.spec.vocabulary import DTYPES, rows_contiguous
@@ -53,6 +54,9 @@ they are, and then share what their part of the chip can load (48×5120×12288: 
 OVERLAP_FROM_COLUMNS = 16
 """With 8 columns a step's promotion is four FMAs, and ptxas lets the next product wait for them."""
 
+SCALE_STEPS = 512
+"""Steps of K whose block scales may be copied ahead: 2 KB per block and stage, 65,536 elements of K."""
+
 STAGES_HELD = 2
 """Stages that overlapped steps hold at once: a ring of fewer would wait for itself."""
 
@@ -73,12 +77,16 @@ class Operands:
         a_rows_contiguous: A has M contiguous instead of K.
         b_rows_contiguous: B has N contiguous instead of K.
         promoted: partial sums are added up by the CUDA cores.
+        blocks: scales of blocks of rows come with the steps of K.
+        steps: steps of K, 0 if K is not known.
     """
 
     item_bytes: int = 1
     a_rows_contiguous: bool = False
     b_rows_contiguous: bool = False
     promoted: bool = True
+    blocks: bool = True
+    steps: int = 0
 
     @classmethod
     def of(cls, spec: GemmSpec) -> Operands:
@@ -86,7 +94,11 @@ class Operands:
         layout = spec.problem.layout
         item_bytes = DTYPES[spec.operands.a.dtype].bits // 8
         promoted = spec.accumulate.promote_every is not None
-        return cls(item_bytes, rows_contiguous(layout, "a"), rows_contiguous(layout, "b"), promoted)
+        scales = [side.scale.block for side in (spec.operands.a, spec.operands.b) if side.scale is not None]
+        blocks = any(isinstance(rows, int) and rows > 1 and isinstance(step, int) for rows, step in scales)
+        k = spec.problem.dims["K"]
+        steps = _ceil(k * item_bytes, STEP_BYTES) if isinstance(k, int) else 0
+        return cls(item_bytes, rows_contiguous(layout, "a"), rows_contiguous(layout, "b"), promoted, blocks, steps)
 
     @property
     def step_k(self) -> int:
@@ -313,9 +325,33 @@ def _with_hints(schedule: Schedule, hints: ScheduleHints, target: Capability, op
         "producer_registers": hints.registers.producer, "math_registers": hints.registers.math,
     }  # fmt: skip
     changed = schedule.replace(**{name: value for name, value in changes.items() if value is not None})
-    changed = changed.replace(stages=hints.stages or most_stages(changed, target))
+    changed = changed.replace(scales_ahead=_scales_ahead(changed, hints.scales_ahead, operands))
+    changed = changed.replace(stages=hints.stages or most_stages(changed, target, operands.steps))
     overlap = _overlaps(changed, hints.promotion_overlap, operands)
     return _checked(changed.replace(promotion_overlap=overlap), operands)
+
+
+def _scales_ahead(schedule: Schedule, hint: bool | None, operands: Operands) -> bool:
+    """Whether block scales are copied for many steps at once: as the hint says, else wherever they may be.
+
+    Copied with every step they disturb the multiplying warps: cp.async goes through L1, whose memory wgmma reads.
+    """
+    fits = max(1, schedule.split_k) <= operands.steps <= SCALE_STEPS * schedule.split_k
+    may = operands.blocks and schedule.scale_copy == "bulk" and fits
+    if hint and not may:
+        got = f"row scales copied by {schedule.scale_copy}, {operands.steps} steps of K"
+        raise ScheduleError("scales cannot be copied ahead", where="schedule.scales_ahead",
+                            got=got if operands.blocks else "no scales of blocks",
+                            need="scales of blocks, beside row scales that the copy engine loads, and "
+                                 f"1 to {SCALE_STEPS} steps of K for every CTA",
+                            fix="leave scales_ahead auto")  # fmt: skip
+    return may and _pays_ahead(schedule) if hint is None else hint
+
+
+def _pays_ahead(schedule: Schedule) -> bool:
+    """Whether copying block scales ahead is faster: measured, with two warpgroups and at most half a block left over."""
+    halves = schedule.tile[1] % (SCALE_BLOCK // 2) == 0
+    return schedule.math_warpgroups > 1 and not schedule.swap_ab and schedule.split_k == 1 and halves
 
 
 def _overlaps(schedule: Schedule, hint: bool | None, operands: Operands) -> bool:
@@ -401,23 +437,31 @@ def _checked(schedule: Schedule, operands: Operands) -> Schedule:
     return schedule
 
 
-def most_stages(schedule: Schedule, target: Capability) -> int:
-    """The deepest ring that fits beside the staging tile; at least 1, which the allocation then refuses."""
-    stage, rest = _smem_bytes(schedule)
+def most_stages(schedule: Schedule, target: Capability, steps: int = 0) -> int:
+    """The deepest ring that fits beside the staging tile; at least 1, which the allocation then refuses.
+
+    ``steps`` of K count where scales are copied ahead.
+    """
+    stage, rest = _smem_bytes(schedule, steps)
     return max(1, min(MAX_STAGES, (target.smem_per_cta - rest) // stage))
 
 
-def _smem_bytes(schedule: Schedule) -> tuple[int, int]:
-    """Bytes of a stage, its barriers included, and of what stands beside the ring: the staging tile, 64 to spare."""
+def _smem_bytes(schedule: Schedule, steps: int) -> tuple[int, int]:
+    """Bytes of a stage, its barriers included, and of what stands beside the ring.
+
+    That is the staging tile, the scales that are copied ahead for ``steps`` of K, and 64 to spare.
+    """
     rows, columns = rows_and_columns(schedule)
     scales = sum(_round_up(4 * count, pitch) for count, pitch in ring_scales(schedule))
+    run = _round_up(4 * _ceil(steps, schedule.split_k) * _blocks(schedule), 16) + 16
+    runs = RUN_STAGES * run if schedule.scales_ahead else 0
     staging = 0 if schedule.split_k > 1 else rows * columns * D_ITEM_BYTES
-    return (rows + columns) * STEP_BYTES + scales + 16, staging + 64
+    return (rows + columns) * STEP_BYTES + scales + 16, staging + runs + 64
 
 
 def _leaves_room(schedule: Schedule, target: Capability) -> bool:
     """Whether two CTAs fit on an SM: the next launch's starts while this one's still runs."""
-    stage, rest = _smem_bytes(schedule)
+    stage, rest = _smem_bytes(schedule, 0)
     room = target.smem_per_sm // 2 - target.smem_reserved
     return schedule.math_warpgroups == 1 and schedule.stages * stage + rest <= room
 
@@ -426,8 +470,13 @@ def ring_scales(schedule: Schedule) -> list[tuple[int, int]]:
     """Scales that a stage holds, A's and B's, with the bytes that their place is rounded up to."""
     if _item_bytes(schedule) > 1:
         return []
-    rows, blocks = scales_per_tile(schedule.tile[0], 1), scales_per_tile(schedule.tile[1], SCALE_BLOCK)
-    return [(rows, hw.BULK_ALIGN_BYTES if schedule.scale_copy == "bulk" else 16), (blocks, 16)]
+    rows = scales_per_tile(schedule.tile[0], 1), hw.BULK_ALIGN_BYTES if schedule.scale_copy == "bulk" else 16
+    return [rows] if schedule.scales_ahead else [rows, (_blocks(schedule), 16)]
+
+
+def _blocks(schedule: Schedule) -> int:
+    """Scales of B's blocks that a tile touches."""
+    return scales_per_tile(schedule.tile[1], SCALE_BLOCK)
 
 
 def _item_bytes(schedule: Schedule) -> int:

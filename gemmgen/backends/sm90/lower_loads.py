@@ -105,13 +105,15 @@ class LoadLowering:
             with ir.at(op.origin):
                 ir.add(CopyScalesOp, source=ctx.pointer(op.source), row_stride=ctx.stride(op.source, 0),
                        col_stride=ctx.stride(op.source, 1), cursor=cursor, row=op.row, col=op.col, area=buffer.name,
-                       count=extents_of(buffer)[0], block=op.block, limit=mem(op.source).shape[0])  # fmt: skip
+                       count=extents_of(buffer)[0], block=op.block, limit=mem(op.source).shape[0],
+                       run=to.ring.steps, columns=mem(op.source).shape[1] if to.ring.steps else 0)  # fmt: skip
         ir.add(CopyArriveOp, barriers=to.full, cursor=cursor, lanes=copying_lanes(to.ring))
 
 
 def copying_lanes(ring: RingOp) -> int:
     """Lanes that copy scales into a stage; each arrives at its barrier."""
-    return hw.copying_lanes([extents_of(buffer)[0] for buffer in ring.buffers if buffer.engine is Engine.LANES])
+    counts = [extents_of(buffer)[0] for buffer in ring.buffers if buffer.engine is Engine.LANES]
+    return hw.copying_lanes([count * max(1, ring.steps) for count in counts])
 
 
 def extents_of(buffer: Buffer) -> tuple[int, ...]:

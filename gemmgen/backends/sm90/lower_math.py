@@ -10,6 +10,7 @@ from gemmgen.backends.sm90.math_ops import (
     AddPartOp,
     BlockScalesOp,
     ColumnScalesOp,
+    DescriptorOp,
     GroupSyncOp,
     KeepOp,
     MeetOp,
@@ -18,6 +19,7 @@ from gemmgen.backends.sm90.math_ops import (
     ReduceStoreOp,
     RowScalesOp,
     ScaleOp,
+    StageDescriptorOp,
     StagingPublishOp,
     StagingWaitOp,
     StoreColumnsOp,
@@ -33,19 +35,19 @@ from gemmgen.backends.sm90.math_ops import (
     WritePartialOp,
     ZeroOp,
 )
-from gemmgen.backends.sm90.ops import AdvanceOp, CursorOp, KOverlapOp, ReleaseOp, WaitOp
+from gemmgen.backends.sm90.ops import AdvanceOp, CursorOp, KOverlapOp, ReleaseOp, RunStepOp, WaitOp
 from gemmgen.errors import IRError
 from gemmgen.ir import async_ops, tile_ops
 from gemmgen.ir.builder import Builder
 from gemmgen.ir.core import Op, Value
 from gemmgen.ir.rewrite import walk
 from gemmgen.ir.tile_ops import ForKOp, MapOp, MmaOp, PromoteOp, ReducePartsOp, extents, mem
-from gemmgen.ir.types import F32, INDEX, Type, frag
+from gemmgen.ir.types import F32, I64, INDEX, Type, frag
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from gemmgen.backends.sm90.lowering import Context
+    from gemmgen.backends.sm90.lowering import Context, Handle
     from gemmgen.ir.async_ops import RoleOp
 
 
@@ -64,7 +66,7 @@ class _Step:
         Raises:
             IRError: it does something else, or in another order.
         """
-        kinds = [type(op) for op in ops if not isinstance(op, async_ops.ReadOp)]
+        kinds = list(dict.fromkeys(type(op) for op in ops if not isinstance(op, async_ops.ReadOp)))
         mma = next((op for op in ops if isinstance(op, MmaOp)), None)
         promote = next((op for op in ops if isinstance(op, PromoteOp)), None)
         steps = [async_ops.WaitOp, MmaOp, *([PromoteOp] if promote else []), async_ops.ReleaseOp]
@@ -96,6 +98,7 @@ class MathLowering:
         self.warpgroups = ctx.math_warps // hw.GROUP_WARPS
         self.pieces: dict[Value, list[Value]] = {}
         self.partials: list[Value] = []
+        self.descriptors: dict[tuple[str, int], Value] = {}
         self.behind: Value | None = None
         self.reduction: ReducePartsOp | None = None
         self.stored_in_background = any(isinstance(op, async_ops.AsyncStoreOp) for op in walk(ctx.module))
@@ -107,6 +110,7 @@ class MathLowering:
         """
         ir = self.ir
         ir.add(ThreadPositionOp)
+        self._descriptors(role)
         if not any(isinstance(op, PromoteOp) for op in walk(role)):
             return
         ahead = max(op.ahead for op in walk(role) if isinstance(op, ForKOp))
@@ -115,6 +119,31 @@ class MathLowering:
         self.partials = [ir.add(ZeroOp, result=("part", kind)).result for _ in range(1 + ahead)]
         if ahead:
             self.behind = ir.add(CursorOp, result=("behind", INDEX)).result
+
+    def _descriptors(self, role: RoleOp) -> None:
+        """Where stage 0 of the operands is, for every wave: a step then has one addition to make."""
+        buffers = {op.result: op.buffer for op in walk(role) if isinstance(op, async_ops.ReadOp)}
+        for mma in (op for op in walk(role) if isinstance(op, MmaOp)):
+            waves = extents(mma.result)[0] // hw.WGMMA_ROWS // self.warpgroups
+            spans = _spans(mma)
+            for name, value, pieces in (("a", mma.a, waves), ("b", mma.b, 0)):
+                for wave in range(max(1, pieces)):
+                    made = self.ir.add(DescriptorOp, area=buffers[value], dtype=mem(value).dtype.name,
+                                       row_bytes=hw.SWIZZLE_BYTES, span=spans[f"{name}_span"], waves=pieces, wave=wave,
+                                       result=(f"desc_{name}", I64))  # fmt: skip
+                    self.descriptors[buffers[value], wave] = made.result
+
+    def _operands(self, found: _Step, cursor: Value, waves: int) -> list[tuple[Value, Value]]:
+        """The descriptors of a step's operands, by wave."""
+        def here(area: str, wave: int, name: str) -> Value:
+            base = self.descriptors[area, wave]
+            made = self.ir.add(StageDescriptorOp, base=base, cursor=cursor, area=area, result=(f"{name}_at", I64))
+            return made.result
+
+        a, b = (found.read[value] for value in (found.mma.a, found.mma.b))
+        rows = [here(a, wave, "a") for wave in range(waves)]
+        whole = here(b, 0, "b")
+        return [(each, whole) for each in rows]
 
     def epilogue(self) -> None:
         """After the last tile: stores must have left shared memory before the CTA ends."""
@@ -144,34 +173,61 @@ class MathLowering:
                 case _:
                     raise IRError(f"sm_90a has no lowering for {op.NAME} here", got=op.NAME)
 
-    def begin_loop(self, loop: ForKOp) -> None:
-        """Carried values live in the registers of their initial values, and so do the results."""
+    def begin_loop(self, loop: ForKOp, cursors: Mapping[Value, Value]) -> None:
+        """Carried values live in the registers of their initial values, and so do the results.
+
+        What is loaded for all steps of the tile is waited for here, and released in ``end_loop``.
+        """
         for init, arg, result in zip(loop.inits, loop.body.args[1:], loop.results, strict=True):
             self.pieces[arg] = self.pieces[result] = self.pieces[init]
+        for ring, cursor in self._whole_tiles(cursors):
+            self.ir.add(WaitOp, barriers=ring.full, cursor=cursor, flip=False)
 
-    def step(self, ops: Sequence[Op], cursor: Value) -> None:
+    def end_loop(self, cursors: Mapping[Value, Value]) -> None:
+        """After a tile's last step."""
+        for ring, cursor in self._whole_tiles(cursors):
+            self.ir.add(ReleaseOp, barriers=ring.empty, cursor=cursor, cluster=ring.ring.cluster)
+            self.ir.add(AdvanceOp, cursor=cursor, stages=ring.ring.stages)
+
+    def step(self, ops: Sequence[Op], cursors: Mapping[Value, Value]) -> None:
         """One step of K: wait, then per wave multiply, release after the last product, promote."""
         found = _Step.of(ops)
         mma, promote = found.mma, found.promote
         ir, ring = self.ir, self.ctx.operands
         pieces = self.pieces[found.acc]
         waves = len(pieces)
+        cursor = cursors[ring.ring.result]
+        operands = self._operands(found, cursor, waves)
         ir.add(WaitOp, barriers=ring.full, cursor=cursor, flip=False)
         # Scales are read before the tensor core starts: afterwards its operand reads keep shared memory busy.
-        scales = self._scales(promote, found.read, cursor, waves) if promote else [None] * waves
+        scales = self._scales(promote, found.read, cursors, waves) if promote else [None] * waves
         for wave, acc in enumerate(pieces):
             part = self.partials[0] if promote else acc
             with ir.at(mma.origin):
-                self._multiply(mma, found.read, cursor, part, (waves, wave))
+                self._multiply(found, cursor, part, operands[wave], (waves, wave))
             with ir.at(promote.origin if promote else mma.origin):
                 ir.add(WgmmaWaitOp, values=[part], pending=0)
                 if wave == waves - 1:
                     ir.add(ReleaseOp, barriers=ring.empty, cursor=cursor, cluster=ring.ring.cluster)
                 if promote:
                     self._promote(promote, acc, part, scales[wave])
+        self._advance(cursors)
         self.pieces[found.result] = pieces
 
-    def overlapped_steps(self, loop: ForKOp, ops: Sequence[Op], cursor: Value) -> None:
+    def _advance(self, cursors: Mapping[Value, Value]) -> None:
+        """Go to the next step in every ring."""
+        for ring, cursor in cursors.items():
+            found = self.ctx.rings[ring].ring
+            if found.steps:
+                self.ir.add(RunStepOp, cursor=cursor)
+            else:
+                self.ir.add(AdvanceOp, cursor=cursor, stages=found.stages)
+
+    def _whole_tiles(self, cursors: Mapping[Value, Value]) -> list[tuple[Handle, Value]]:
+        """The rings whose stages hold all steps of a tile, with the cursors."""
+        return [(self.ctx.rings[ring], at) for ring, at in cursors.items() if self.ctx.rings[ring].ring.steps]
+
+    def overlapped_steps(self, loop: ForKOp, ops: Sequence[Op], cursors: Mapping[Value, Value]) -> None:
         """All steps of K, each promoted after the next one's products were started."""
         found = _Step.of(ops)
         mma, promote, behind = found.mma, found.promote, self.behind
@@ -182,13 +238,15 @@ class MathLowering:
         ir, ring = self.ir, self.ctx.operands
         kinds = {"part": self.partials[0].type, **self._scale_kinds(promote)}
         with ir.at(mma.origin), ir.region(**{f"next_{name}": kind for name, kind in kinds.items()}) as start:
+            cursor = cursors[ring.ring.result]
+            (operands,) = self._operands(found, cursor, 1)
             ir.add(WaitOp, barriers=ring.full, cursor=cursor, flip=False)
             # Before the products start, as in a step that does not overlap.
-            (scales,) = self._scales(promote, found.read, cursor, 1)
+            (scales,) = self._scales(promote, found.read, cursors, 1)
             for value, kept in zip(scales or (), start.args[1:], strict=True):
                 ir.add(KeepOp, value=value, kept=kept)
-            self._multiply(mma, found.read, cursor, start.args[0], (1, 0))
-            ir.add(AdvanceOp, cursor=cursor, stages=ring.ring.stages)
+            self._multiply(found, cursor, start.args[0], operands, (1, 0))
+            self._advance(cursors)
         with ir.at(promote.origin), ir.region(**{f"done_{name}": kind for name, kind in kinds.items()}) as finish:
             part, *kept = finish.args
             ir.add(WgmmaWaitOlderOp, values=[part])
@@ -198,41 +256,44 @@ class MathLowering:
         ir.add(KOverlapOp, partials=self.partials, extent=loop.extent, step=loop.step, parts=loop.parts,
                start=start.region, finish=finish.region)  # fmt: skip
 
-    def _multiply(self, mma: MmaOp, read: dict[Value, str], cursor: Value, part: Value, at: tuple[int, int]) -> None:
-        shape, item = extents(mma.a), mem(mma.a).dtype.bits // 8
-        k_bytes = shape[0 if mma.trans_a else 1] * item
+    def _multiply(
+        self, found: _Step, cursor: Value, part: Value, operands: tuple[Value, Value], at: tuple[int, int]
+    ) -> None:
+        mma, read = found.mma, found.read
+        k_bytes = extents(mma.a)[0 if mma.trans_a else 1] * _item_bytes(mma)
         if k_bytes != hw.SWIZZLE_BYTES:
             raise IRError("a K step is one swizzle span wide", got=f"{k_bytes} bytes", need=hw.SWIZZLE_BYTES,
                           fix="change the tile's K extent")  # fmt: skip
-        spans = {
-            name: hw.swizzle_span(extents(value)[1] * item) if transposed else 0
-            for name, value, transposed in (("a_span", mma.a, mma.trans_a), ("b_span", mma.b, mma.trans_b))
-        }
         self.ir.add(
-            WgmmaOp, part=part, cursor=cursor, a=read[mma.a], b=read[mma.b], a_dtype=mem(mma.a).dtype.name,
-            b_dtype=mem(mma.b).dtype.name, steps=k_bytes // hw.MMA_K_BYTES, row_bytes=k_bytes, waves=at[0], wave=at[1],
-            accumulate=mma.acc is not None, **spans,
+            WgmmaOp, part=part, cursor=cursor, desc_a=operands[0], desc_b=operands[1], a=read[mma.a], b=read[mma.b],
+            a_dtype=mem(mma.a).dtype.name, b_dtype=mem(mma.b).dtype.name, steps=k_bytes // hw.MMA_K_BYTES,
+            row_bytes=k_bytes, waves=at[0], wave=at[1], accumulate=mma.acc is not None, **_spans(mma),
         )  # fmt: skip
 
     def _scales(
-        self, op: PromoteOp, read: dict[Value, str], cursor: Value, waves: int
+        self, op: PromoteOp, read: dict[Value, str], cursors: Mapping[Value, Value], waves: int
     ) -> Sequence[tuple[Value, Value] | None]:
         """This thread's (row, column) scales of each wave; None where a sum is promoted as it is."""
         if op.row_scale is None or op.col_scale is None:
             return [None] * waves
         ir, kinds = self.ir, self._scale_kinds(op)
+        cursor = cursors[self.ctx.operands.ring.result]
         with ir.at(op.origin):
             if "row_scale" in kinds:
-                block = ir.add(BlockScalesOp, cursor=cursor, area=read[op.col_scale],
-                               result=("block_scale", kinds["block_scale"])).result  # fmt: skip
+                block = self._block_scales(read[op.col_scale], cursors, kinds["block_scale"])
                 rows = [ir.add(RowScalesOp, cursor=cursor, area=read[op.row_scale], waves=waves, wave=wave,
                                result=("row_scale", kinds["row_scale"])).result for wave in range(waves)]  # fmt: skip
                 return [(row, block) for row in rows]
-            block = ir.add(BlockScalesOp, cursor=cursor, area=read[op.row_scale],
-                           result=("block_scale", kinds["block_scale"])).result  # fmt: skip
+            block = self._block_scales(read[op.row_scale], cursors, kinds["block_scale"])
             column = ir.add(ColumnScalesOp, cursor=cursor, area=read[op.col_scale],
                             result=("col_scale", kinds["col_scale"])).result  # fmt: skip
             return [(block, column)] * waves
+
+    def _block_scales(self, area: str, cursors: Mapping[Value, Value], kind: Type) -> Value:
+        ring = self.ctx.ring_of(area).ring
+        found = self.ir.add(BlockScalesOp, cursor=cursors[ring.result], area=area, run=ring.steps,
+                            result=("block_scale", kind))  # fmt: skip
+        return found.result
 
     def _scale_kinds(self, op: PromoteOp) -> dict[str, Type]:
         """This thread's scales of a wave, rows' before columns', by what they are: one per row or column, or per block.
@@ -334,3 +395,15 @@ class MathLowering:
             ReduceStoreOp, area=found.exchange.name, tile=shape[::-1] if op.transposed else shape,
             pitch=extents(found.exchange)[1], parts=found.parts, threads=self.ctx.math_warps * hw.WARP_THREADS, **place,
         )  # fmt: skip
+
+
+def _item_bytes(mma: MmaOp) -> int:
+    return mem(mma.a).dtype.bits // 8
+
+
+def _spans(mma: MmaOp) -> dict[str, int]:
+    """Bytes of the slabs of operands whose rows follow each other along K; 0 for the others."""
+    return {
+        name: hw.swizzle_span(extents(value)[1] * _item_bytes(mma)) if transposed else 0
+        for name, value, transposed in (("a_span", mma.a, mma.trans_a), ("b_span", mma.b, mma.trans_b))
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -38,6 +39,7 @@ from gemmgen.ir.async_ops import (
     CommitOp,
     Engine,
     RingOp,
+    RingStepOp,
     RoleOp,
     StagingOp,
     tile_bytes,
@@ -52,6 +54,8 @@ from gemmgen.passes.registry import register_pass
 from gemmgen.schedule import Schedule
 
 LOADING = (AcquireOp, AsyncLoadOp, AsyncLoadScalesOp, CommitOp)
+Cursors = Mapping[Value, Value]
+"""A role's place in each ring that it fills or reads."""
 
 
 @register_pass
@@ -95,7 +99,8 @@ class Context:
 
     Attributes:
         module: the async-level module.
-        rings: its rings in shared memory; the first one holds the operands.
+        rings: its rings in shared memory; the first one holds the operands. On Hopper a second one may hold the scales
+            of all steps of a tile.
         math_warps: warps that multiply.
         met: the barrier at which the CTAs that share a tile meet.
         args: the kernel's parameters by name.
@@ -114,6 +119,10 @@ class Context:
     def operands(self) -> Handle:
         """The ring that holds the operands."""
         return next(iter(self.rings.values()))
+
+    def ring_of(self, buffer: str) -> Handle:
+        """The ring that holds a buffer."""
+        return next(h for h in self.rings.values() if any(each.name == buffer for each in h.ring.buffers))
 
     def map(self, operand: Value, box: tuple[int, ...], swizzle: str, *, transposed: bool = False) -> Value:
         """The tensor map of ``operand`` with this box (innermost first), made a parameter on first use."""
@@ -146,7 +155,7 @@ class Lowering:
         pdl: the launch overlaps with its neighbours.
     """
 
-    MAX_RINGS: ClassVar[int] = 1
+    MAX_RINGS: ClassVar[int] = 2
 
     def __init__(self, module: Module, warpgroups: int, pdl: bool) -> None:
         rings = [op for op in module.body.ops if isinstance(op, RingOp) and not op.in_tensor_memory]
@@ -268,19 +277,30 @@ class Lowering:
         math = MathLowering(self.ir, self.ctx) if stores(role) else None
         if math:
             math.prologue(role)
-        cursor = self.ir.add(CursorOp, result=("cursor", INDEX)).result
-        self._tiles(role, cursor, math)
+        cursors = {ring: self._cursor(ring, reads=bool(math)) for ring in self._rings_of(role)}
+        self._tiles(role, cursors, math)
         if math:
             math.epilogue()
 
-    def _tiles(self, role: RoleOp, cursor: Value, math: MathLowering | None) -> None:
+    def _rings_of(self, role: RoleOp) -> list[Value]:
+        """The rings that the role fills or reads, that of the operands first."""
+        turned = {op.ring for op in walk(role) if isinstance(op, RingStepOp)}
+        return [ring for ring in self.ctx.rings if ring in turned]
+
+    def _cursor(self, ring: Value, *, reads: bool) -> Value:
+        """A role's place in a ring; those who read stages that hold all steps of a tile count these."""
+        handle = self.ctx.rings[ring]
+        name = "cursor" if handle is self.ctx.operands else ring.name
+        return self.ir.add(CursorOp, steps=reads and handle.ring.steps > 0, result=(name, INDEX)).result
+
+    def _tiles(self, role: RoleOp, cursors: Cursors, math: MathLowering | None) -> None:
         for op in role.body.ops:
             if not isinstance(op, ForTilesOp):
                 raise IRError("a role runs loops over tiles", got=op.NAME, need=ForTilesOp.NAME)
             with self.ir.region() as body:
                 for inner in op.body.ops:
                     if isinstance(inner, ForKOp):
-                        self._steps(inner, cursor, math)
+                        self._steps(inner, cursors, math)
                     elif math:
                         math.tile_op(inner)
             self.ir.add(
@@ -289,31 +309,47 @@ class Lowering:
                 inside_n=self.inside[1], body=Region(op.body.args, body.region.ops),
             )  # fmt: skip
 
-    def _steps(self, loop: ForKOp, cursor: Value, math: MathLowering | None) -> None:
+    def _steps(self, loop: ForKOp, cursors: Cursors, math: MathLowering | None) -> None:
         if loop.ahead:
-            self._overlapped(loop, cursor, math)
+            self._overlapped(loop, cursors, math)
             return
         loads = LoadLowering(self.ir, self.ctx)
+        if math and any(isinstance(op, CommitOp) and self.ctx.rings[op.ring].ring.steps for op in loop.body.ops):
+            raise IRError("scales of all steps of a tile are loaded by a role of their own", got="one role for everything",
+                          fix="run warp-specialization, or leave schedule.scales_ahead auto")  # fmt: skip
         mine = [op for op in loop.body.ops if isinstance(op, LOADING)]
         others = [op for op in loop.body.ops if not isinstance(op, (*LOADING, YieldOp))]
         if math:
-            math.begin_loop(loop)
+            math.begin_loop(loop, cursors)
         with self.ir.region() as body:
             if mine:
-                loads.step(mine, {self.ctx.operands.ring.result: cursor}, alone=not math)
+                loads.step(mine, cursors, alone=not math)
             if math:
-                math.step(others, cursor)
-            self.ir.add(AdvanceOp, cursor=cursor, stages=self.ctx.operands.ring.stages)
-        self.ir.add(KLoopOp, extent=loop.extent, step=loop.step, parts=loop.parts,
+                math.step(others, cursors)
+            else:
+                for ring, cursor in cursors.items():
+                    self.ir.add(AdvanceOp, cursor=cursor, stages=self.ctx.rings[ring].ring.stages)
+        self.ir.add(KLoopOp, extent=loop.extent, step=loop.step, parts=loop.parts, run=1 if math else self._run(cursors),
                     body=Region(loop.body.args[:1], body.region.ops))  # fmt: skip
+        if math:
+            math.end_loop(cursors)
 
-    def _overlapped(self, loop: ForKOp, cursor: Value, math: MathLowering | None) -> None:
+    def _run(self, cursors: Cursors) -> int:
+        """Steps of K that a loading role takes at a time."""
+        runs = {max(1, self.ctx.rings[ring].ring.steps) for ring in cursors}
+        if len(runs) != 1:
+            raise IRError("a role loads for as many steps of K into every ring", got=sorted(runs), need="one number",
+                          fix="leave schedule.scales_ahead auto")  # fmt: skip
+        return runs.pop()
+
+    def _overlapped(self, loop: ForKOp, cursors: Cursors, math: MathLowering | None) -> None:
         ops = [op for op in loop.body.ops if not isinstance(op, YieldOp)]
         if loop.ahead != 1 or math is None or any(isinstance(op, LOADING) for op in ops):
             raise IRError("sm_90a overlaps promotion with the products of one step, in a role that does not load",
                           got=f"ahead={loop.ahead}", fix="run promotion-overlap after warp-specialization")  # fmt: skip
-        math.begin_loop(loop)
-        math.overlapped_steps(loop, ops, cursor)
+        math.begin_loop(loop, cursors)
+        math.overlapped_steps(loop, ops, cursors)
+        math.end_loop(cursors)
 
     def _module(self, threads: int) -> Module:
         ctx, module = self.ctx, self.ctx.module

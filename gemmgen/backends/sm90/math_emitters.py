@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from math import gcd
 from typing import Any
 
 from gemmgen.backends.sm90 import hardware as hw
 from gemmgen.backends.sm90 import math_ops as ops
 from gemmgen.backends.sm90.emitters import TARGET, statement, wgmma_helper, wgmma_suffix
-from gemmgen.backends.sm90.names import dim, offset, stage_address, wave_index, wave_rows
+from gemmgen.backends.sm90.names import dim, offset, stage_address, stage_bytes, wave_index, wave_rows
 from gemmgen.emit.emission import Emission, Helper, emits, helpers
 from gemmgen.ir.core import Module, Value
 from gemmgen.ir.tile_ops import extents, mem
+from gemmgen.ir.types import SCALAR_BITS
 
 DESCRIPTOR = Helper(
     "wgmma_descriptor",
@@ -23,16 +25,16 @@ DESCRIPTOR = Helper(
 """The device function that makes shared-memory descriptors of operand tiles with K along their rows."""
 
 
-def descriptor_transposed(op: ops.WgmmaOp, span: int) -> Helper:
+def descriptor_transposed(op: ops.DescriptorOp) -> Helper:
     """The device function for a tile whose rows follow each other along K in slabs of ``span`` bytes."""
-    rows = op.row_bytes // op.item_bytes
+    rows = op.row_bytes * 8 // SCALAR_BITS[op.dtype]
     return Helper(
         "wgmma_descriptor_transposed",
         (
-            ("span", span),
-            ("atom_bytes", hw.ATOM_ROWS * span),
-            ("slab_bytes", rows * span),
-            ("code", hw.wgmma_swizzle_code(span)),
+            ("span", op.span),
+            ("atom_bytes", hw.ATOM_ROWS * op.span),
+            ("slab_bytes", rows * op.span),
+            ("code", hw.wgmma_swizzle_code(op.span)),
         ),
     )
 
@@ -52,28 +54,38 @@ def _zero(op: ops.ZeroOp, module: Module) -> Emission:
     return statement(f"float {op.result.name}[{_count(op.result)}] = {{}};", "FP32 registers of this thread")
 
 
+@emits(ops.DescriptorOp, TARGET)
+def _descriptor(op: ops.DescriptorOp, module: Module) -> Emission:
+    rows = f" + {wave_rows(op.waves, op.wave)} * {op.row_bytes}" if op.waves else ""
+    make = f"wgmma_descriptor_transposed_{op.span}" if op.span else "wgmma_descriptor"
+    helper = descriptor_transposed(op) if op.span else DESCRIPTOR
+    note = f"this warpgroup's 64 rows of {op.area}" if op.waves else f"all of {op.area}"
+    text = f"const uint64_t {op.result.name} = {make}(smem + {offset(op.area)}{rows});"
+    return Emission("statement", {"text": text, "note": f"{note}, in stage 0"}, (helper,))
+
+
+@emits(ops.StageDescriptorOp, TARGET)
+def _stage_descriptor(op: ops.StageDescriptorOp, module: Module) -> Emission:
+    text = f"const uint64_t {op.result.name} = {op.base.name} + {op.cursor.name}.stage * ({stage_bytes(op.area)} >> 4);"
+    return statement(text, "in this stage; it does not wait for the loads")
+
+
 @emits(ops.WgmmaOp, TARGET)
 def _wgmma(op: ops.WgmmaOp, module: Module) -> Emission:
     spans = {"a": op.a_span, "b": op.b_span}
     advances = {name: hw.k_advance_bytes(span, op.item_bytes) >> 4 for name, span in spans.items()}
     fields = {
         "part": op.part.name,
-        "a": stage_address(op.a, op.cursor),
-        "a_rows": wave_rows(op.waves, op.wave),
-        "b": stage_address(op.b, op.cursor),
-        "row_bytes": op.row_bytes,
+        "a": op.desc_a.name,
+        "b": op.desc_b.name,
         "later_steps": [{name: step * advance for name, advance in advances.items()} for step in range(1, op.steps)],
         "suffix": wgmma_suffix(op),
         "rows": f"rows of {op.a}, all of {op.b}",
         "step": f"{op.k} elements" if any(spans.values()) else f"{hw.MMA_K_BYTES} bytes",
     }
-    for name, span in spans.items():
-        fields[f"descriptor_{name}"] = f"wgmma_descriptor_transposed_{span}" if span else "wgmma_descriptor"
     fields["first"] = "wgmma_add" if op.accumulate else "wgmma_start"
     kinds = dict.fromkeys((fields["first"], "wgmma_add"))
-    descriptors = [descriptor_transposed(op, span) if span else DESCRIPTOR for span in spans.values()]
-    used = (*helpers("wgmma_sync"), *descriptors, *(wgmma_helper(kind, op) for kind in kinds))
-    return Emission("wgmma", fields, used)
+    return Emission("wgmma", fields, (*helpers("wgmma_sync"), *(wgmma_helper(kind, op) for kind in kinds)))
 
 
 @emits(ops.WgmmaWaitOp, TARGET)
@@ -112,21 +124,26 @@ def _column_scales(op: ops.ColumnScalesOp, module: Module) -> Emission:
 @emits(ops.BlockScalesOp, TARGET)
 def _block_scales(op: ops.BlockScalesOp, module: Module) -> Emission:
     address = stage_address(op.area, op.cursor)
+    if op.run:
+        address += f" + 4 * {op.cursor.name}.step"
     loads = [f"load_shared({address})"]
-    loads += [f"load_shared({address} + {4 * index})" for index in range(1, extents(op.result)[0])]
+    loads += [f"load_shared({address} + {4 * max(1, op.run) * index})" for index in range(1, extents(op.result)[0])]
     text = f"const float {op.result.name}[] = {{{', '.join(loads)}}};"
     return statement(text, f"one scale per block of {op.area}", "load_shared")
 
 
 @emits(ops.PromoteRowsOp, TARGET)
 def _promote_rows(op: ops.PromoteRowsOp, module: Module) -> Emission:
-    blocks = extents(op.blocks)[0]
-    fields = {
-        "acc": op.acc.name, "part": op.part.name, "rows": op.rows.name, "blocks": op.blocks.name,
-        "first": op.first.name, "block": op.block, "groups": extents(op.acc)[1] // hw.MATRIX_COLS,
+    blocks, columns = extents(op.blocks)[0], extents(op.acc)[1]
+    fields = {"acc": op.acc.name, "part": op.part.name, "rows": op.rows.name, "blocks": op.blocks.name}
+    if blocks == 1:
+        return Emission("promote_rows", {**fields, "groups": columns // hw.MATRIX_COLS})
+    # Tiles start at multiples of their columns, so that a block can end only at multiples of the common divisor.
+    fields |= {
+        "first": op.first.name, "block": op.block, "columns": columns, "run": gcd(columns, op.block),
         "later_blocks": [{"index": index, "start": index * op.block} for index in range(1, blocks)],
     }  # fmt: skip
-    return Emission("promote_rows", fields)
+    return Emission("promote_row_blocks", fields)
 
 
 @emits(ops.PromoteColumnsOp, TARGET)

@@ -37,10 +37,44 @@ class ZeroOp(Sm90Op):
 
 @register_op
 @dataclass(frozen=True)
+class DescriptorOp(Sm90Op):
+    """The shared-memory descriptor of area ``area`` in stage 0, as wgmma takes it.
+
+    ``waves``, ``wave`` and the warpgroup choose 64 of its rows; with ``waves`` 0 it is used whole. ``row_bytes``, ``span``
+    and ``dtype`` are those of ``sm90.wgmma``.
+    """
+
+    NAME: ClassVar[str] = "sm90.descriptor"
+
+    area: str = attr()
+    dtype: str = attr()
+    row_bytes: int = attr()
+    span: int = attr(default=0)
+    waves: int = attr(default=0)
+    wave: int = attr(default=0)
+    result: Value = result()
+
+
+@register_op
+@dataclass(frozen=True)
+class StageDescriptorOp(Sm90Op):
+    """A descriptor of area ``area`` moved to the cursor's stage. It needs no loaded stage, so it is made before a wait."""
+
+    NAME: ClassVar[str] = "sm90.stage_descriptor"
+
+    base: Value = operand()
+    cursor: Value = operand()
+    area: str = attr()
+    result: Value = result()
+
+
+@register_op
+@dataclass(frozen=True)
 class WgmmaOp(Sm90Op):
     """Start ``part = a · bᵀ`` of the cursor's stage: ``steps`` wgmma of 32 bytes of K, one group.
 
-    ``waves``, ``wave`` and the warpgroup choose 64 rows of a; b is used whole. Rows are ``row_bytes`` long, swizzled.
+    ``waves``, ``wave`` and the warpgroup choose 64 rows of a; b is used whole; ``desc_a`` and ``desc_b`` say where both
+    are. Rows are ``row_bytes`` long, swizzled.
     ``a_span`` > 0: rows of a follow each other along K, in slabs of so many bytes of M; ``b_span`` likewise.
     ``part`` is overwritten; waves share its registers, since one fragment more would not fit. With ``accumulate``
     the products are added to it instead, as the tensor core adds.
@@ -51,6 +85,8 @@ class WgmmaOp(Sm90Op):
 
     part: Value = operand()
     cursor: Value = operand()
+    desc_a: Value = operand()
+    desc_b: Value = operand()
     a: str = attr()
     b: str = attr()
     a_dtype: str = attr()
@@ -137,13 +173,14 @@ class ColumnScalesOp(Sm90Op):
 @register_op
 @dataclass(frozen=True)
 class BlockScalesOp(Sm90Op):
-    """The scales of the blocks that the tile touches along one axis."""
+    """The scales of the blocks that the tile touches along one axis; of the cursor's step, if a stage holds ``run``."""
 
     NAME: ClassVar[str] = "sm90.block_scales"
     EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_SMEM})
 
     cursor: Value = operand()
     area: str = attr()
+    run: int = attr(default=0)
     result: Value = result()
 
 

@@ -184,10 +184,14 @@ class SetRegistersOp(Sm90Op):
 @register_op
 @dataclass(frozen=True)
 class CursorOp(Sm90Op):
-    """A role's place in a ring, at stage 0: ``%at = sm90.cursor() : index``."""
+    """A role's place in a ring, at stage 0: ``%at = sm90.cursor() : index``.
+
+    ``steps``: a reader's place in stages that hold all steps of a tile; it counts them, from a stage's first.
+    """
 
     NAME: ClassVar[str] = "sm90.cursor"
 
+    steps: bool = attr(default=False)
     result: Value = result()
 
 
@@ -200,6 +204,16 @@ class AdvanceOp(Sm90Op):
 
     cursor: Value = operand()
     stages: int = attr()
+
+
+@register_op
+@dataclass(frozen=True)
+class RunStepOp(Sm90Op):
+    """Go to the next of the steps that the cursor's stage holds."""
+
+    NAME: ClassVar[str] = "sm90.run_step"
+
+    cursor: Value = operand()
 
 
 @register_op
@@ -230,7 +244,7 @@ class TileLoopOp(Sm90Op):
 @register_op
 @dataclass(frozen=True)
 class KLoopOp(Sm90Op):
-    """The steps of K; with ``parts`` > 1 those of this CTA's part."""
+    """The steps of K, ``run`` of them at a time; with ``parts`` > 1 those of this CTA's part."""
 
     NAME: ClassVar[str] = "sm90.k_loop"
     EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.CONTROL})
@@ -238,6 +252,7 @@ class KLoopOp(Sm90Op):
     extent: Dim = attr()
     step: int = attr()
     parts: int = attr()
+    run: int = attr(default=1)
     body: Region = region()
 
 
@@ -346,7 +361,8 @@ class TmaLoadScalesOp(Sm90Op):
 class CopyScalesOp(Sm90Op):
     """The lanes of a warp copy ``count`` scales, from block (row / block[0], col / block[1]) on, 4 bytes each.
 
-    ``source`` has ``limit`` rows of scales; those beyond arrive as zeros. Strides are in elements.
+    ``source`` has ``limit`` rows of scales; those beyond arrive as zeros. Strides are in elements. With ``run`` > 0 they
+    copy those of that many steps of K from ``col`` on, which lie side by side; ``source`` has ``columns`` of them.
     """
 
     NAME: ClassVar[str] = "sm90.copy_scales"
@@ -362,6 +378,8 @@ class CopyScalesOp(Sm90Op):
     count: int = attr()
     block: tuple[int, ...] = attr()
     limit: Dim = attr()
+    run: int = attr(default=0)
+    columns: Dim = attr(default=0)
 
 
 @register_op

@@ -21,6 +21,7 @@ from gemmgen.backends.sm90.ops import (
     KLoopOp,
     KOverlapOp,
     ReleaseOp,
+    RunStepOp,
     SyncOp,
     TileLoopOp,
     TmaLoadOp,
@@ -46,13 +47,14 @@ def check_order(program: Program) -> None:
         IRError: the first law that is broken.
     """
     filled_by = check_barriers(program, Counter())
+    check_runs(program)
     for site, op in program.all(KLoopOp):
         step = _Step(program, filled_by, site)
-        step.run(op.body, frozenset())
+        step.run(op.body, frozenset((barriers, False) for barriers in held_for_tile(site)))
         step.end(op)
     check_places(program)
-    for _, op in program.all(KOverlapOp):
-        check_overlap(program, filled_by, op)
+    for site, op in program.all(KOverlapOp):
+        check_overlap(program, filled_by, op, held_for_tile(site))
     for site, op in program.all(TileLoopOp):
         _check_epilogue(program, site, op)
 
@@ -164,7 +166,9 @@ def _check_arrivals(program: Program, declared: BarriersOp, others: int, *, shar
                 got=op.transfer_bytes,
                 need=f"{landing}, which the loads deliver, below 1 MiB",
             )
-    writers = max((op.multicast for _, op in program.all(TmaLoadOp)), default=1) if shared else 1
+    filling = {site.first for site, op in program.all(WaitOp) if op.flip and op.barriers == value}
+    multicasts = [op.multicast for site, op in program.all(TmaLoadOp) if site.first in filling]
+    writers = max(multicasts, default=1) if shared else 1
     for _, op in program.all(ReleaseOp):
         if op.barriers == value and op.cluster != writers:
             fail(op, "a stage is released to every CTA that writes into it", got=op.cluster, need=writers)
@@ -183,7 +187,7 @@ def _filled_by(program: Program) -> dict[str, Value]:
         else:
             if not copies:
                 fail(op, "lanes arrive for their copies", got="no copies before it", need=CopyScalesOp.NAME)
-            copying = hw.copying_lanes([copy.count for copy in copies])
+            copying = hw.copying_lanes([copy.count * max(1, copy.run) for copy in copies])
             if not copying <= op.lanes <= hw.WARP_THREADS or site.elect:
                 got = "one thread" if site.elect else f"{op.lanes} lanes"
                 fail(op, "every lane that copies arrives", got=got, need=f"{copying} to {hw.WARP_THREADS} lanes")
@@ -202,14 +206,14 @@ def _filled_by(program: Program) -> dict[str, Value]:
 
 def _check_cursors(program: Program, steps: Region) -> None:
     """Every cursor that a step uses starts before the loops, and moves on once, as the step's last use of it."""
-    moved: dict[Value, AdvanceOp] = {}
+    moved: dict[Value, AdvanceOp | RunStepOp] = {}
     inside = {op.result for site, op in program.all(CursorOp) if site.tiles is not None or site.steps is not None}
     for op in steps.ops:
         for cursor in (value for inner in walk(op) if (value := getattr(inner, "cursor", None)) is not None):
             if cursor in moved:
                 what = (
                     "a cursor moves once in a step"
-                    if isinstance(op, AdvanceOp)
+                    if isinstance(op, AdvanceOp | RunStepOp)
                     else "a cursor moves after its last use"
                 )
                 fail(
@@ -218,7 +222,7 @@ def _check_cursors(program: Program, steps: Region) -> None:
                     got=f"{op.NAME} after {AdvanceOp.NAME}",
                     need=f"one {AdvanceOp.NAME} at the end",
                 )
-        if isinstance(op, AdvanceOp):
+        if isinstance(op, AdvanceOp | RunStepOp):
             moved[op.cursor] = op
     for op in walk(steps):
         cursor = getattr(op, "cursor", None)
@@ -233,14 +237,60 @@ def _check_cursors(program: Program, steps: Region) -> None:
             )
         if cursor not in moved:
             fail(op, f"{cursor} stays where it is", got=f"no {AdvanceOp.NAME} in the step", need=1)
+        move = moved[cursor]
         for name in (*area_names(op), *_barrier_areas(program, op)):
-            if program.area(op, name).stages != moved[cursor].stages:
+            if isinstance(move, AdvanceOp) and program.area(op, name).stages != move.stages:
                 fail(
-                    moved[cursor],
+                    move,
                     f"{cursor} moves through area '{name}'",
-                    got=f"{moved[cursor].stages} stages",
+                    got=f"{move.stages} stages",
                     need=program.area(op, name).stages,
                 )
+
+
+def held_for_tile(site: Site) -> set[Value]:
+    """The barriers for which the threads of a loop over K have waited before it: stages that hold all steps of a tile."""
+    tiles = site.tiles.body.ops if site.tiles is not None else ()
+    before = tiles[: tiles.index(site.op)] if site.op in tiles else ()
+    waits = {op.barriers for op in before if isinstance(op, WaitOp) and not op.flip}
+    return waits - {op.barriers for op in before if isinstance(op, ReleaseOp)}
+
+
+def check_runs(program: Program) -> None:
+    """Check stages that hold all steps of a tile: who reads them counts the steps, and takes one stage per tile.
+
+    Raises:
+        IRError: the first law that is broken.
+    """
+    counting = {op.result for _, op in program.all(CursorOp) if op.steps}
+    runs = {op.area: op.run for _, op in program.all(CopyScalesOp)}
+    for site, op in program.all(KLoopOp, CopyScalesOp):
+        around = site.steps if isinstance(op, CopyScalesOp) else op
+        if isinstance(op, CopyScalesOp) and isinstance(around, KLoopOp) and max(1, op.run) != around.run:
+            fail(op, "a loop takes as many steps at a time as its copies", got=around.run, need=max(1, op.run))
+    for _, op in program.all(RunStepOp, math_ops.BlockScalesOp):
+        counts = isinstance(op, RunStepOp) or op.run > 0
+        if counts != (op.cursor in counting):
+            fail(op, f"{op.cursor} counts the steps of a stage", got="a cursor that does not" if counts else "a cursor "
+                 "that does", need=f"{CursorOp.NAME} with steps={str(counts).lower()}")  # fmt: skip
+        if isinstance(op, math_ops.BlockScalesOp) and op.run != runs.get(op.area, 0):
+            fail(op, f"area '{op.area}' is read as it was loaded", got=f"{op.run} steps in a stage",
+                 need=runs.get(op.area, 0))  # fmt: skip
+    for site, op in program.all(KLoopOp, KOverlapOp):
+        for barriers in held_for_tile(site):
+            _check_held(site, op, barriers)
+
+
+def _check_held(site: Site, loop: KLoopOp | KOverlapOp, barriers: Value) -> None:
+    """What was waited for before a loop over K is released after it, and its cursor goes on to the next stage."""
+    tiles = site.tiles.body.ops if site.tiles is not None else ()
+    waits = [op for op in tiles if isinstance(op, WaitOp) and op.barriers == barriers]
+    cursor, after = waits[0].cursor, tiles[tiles.index(loop) :]
+    kinds = [type(op) for op in after if getattr(op, "cursor", None) == cursor]
+    if len(waits) != 1 or kinds != [ReleaseOp, AdvanceOp]:
+        fail(loop, "a stage for a whole tile is waited for once, released after the last step, and left behind",
+             got=", ".join(kind.NAME for kind in kinds) or "nothing after the steps",
+             need=f"{ReleaseOp.NAME}, {AdvanceOp.NAME}")  # fmt: skip
 
 
 def _barrier_areas(program: Program, op: Op) -> tuple[str, ...]:

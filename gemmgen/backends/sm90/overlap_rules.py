@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from gemmgen.backends.sm90 import math_ops
-from gemmgen.backends.sm90.ops import AdvanceOp, KOverlapOp, ReleaseOp, WaitOp
+from gemmgen.backends.sm90.ops import AdvanceOp, KOverlapOp, ReleaseOp, RunStepOp, WaitOp
 from gemmgen.backends.sm90.sites import READS_STAGE, Program, area_names
 from gemmgen.ir.core import Op, Region, Value
 from gemmgen.ir.types import BarrierType
@@ -17,7 +17,10 @@ PLAYED_STEPS = (1, 2, 3, 4)
 READS_SCALES = tuple(kind for kind in READS_STAGE if kind is not math_ops.WgmmaOp)
 PROMOTES = (math_ops.PromoteRowsOp, math_ops.PromoteColumnsOp, math_ops.AddPartOp)
 PLACES = {
-    "start": (WaitOp, *READS_SCALES, math_ops.KeepOp, math_ops.WgmmaOp, ReleaseOp, *PROMOTES, AdvanceOp),
+    "start": (
+        math_ops.StageDescriptorOp, WaitOp, *READS_SCALES, math_ops.KeepOp, math_ops.WgmmaOp, ReleaseOp, *PROMOTES,
+        AdvanceOp, RunStepOp,
+    ),
     "finish": (math_ops.WgmmaWaitOlderOp, *READS_SCALES, ReleaseOp, *PROMOTES, AdvanceOp),
 }
 """What a step consists of: loads have loops of their own, and a branch would hide what it does from these laws."""
@@ -58,19 +61,20 @@ def _check_kept(loop: KOverlapOp) -> None:
                  need=math_ops.KeepOp.NAME)  # fmt: skip
 
 
-def check_overlap(program: Program, filled_by: dict[str, Value], loop: KOverlapOp) -> None:
+def check_overlap(program: Program, filled_by: dict[str, Value], loop: KOverlapOp, held: set[Value]) -> None:
     """Check that stages are read while they are loaded, and fragments touched while they are the threads' own.
 
     Args:
         program: the module.
         filled_by: the barrier that says that an area's stage is loaded, by area.
         loop: the loop.
+        held: barriers for which the threads have waited before the loop.
 
     Raises:
         IRError: the first law that is broken.
     """
     for steps in PLAYED_STEPS:
-        _Play(program, filled_by, loop).run(steps)
+        _Play(program, filled_by, loop, held).run(steps)
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ class _Play:
     program: Program
     filled_by: dict[str, Value]
     loop: KOverlapOp
+    held: set[Value]
     at: Counter[Value] = field(default_factory=Counter)
     loaded: set[tuple[Value, int]] = field(default_factory=set)
     released: set[int] = field(default_factory=set)
@@ -114,7 +119,7 @@ class _Play:
             match op:
                 case WaitOp():
                     self._load(op)
-                case AdvanceOp():
+                case AdvanceOp() | RunStepOp():
                     self.at[op.cursor] += 1
                 case math_ops.WgmmaWaitOlderOp():
                     self._wait(op, region, partial)
@@ -131,7 +136,8 @@ class _Play:
             return
         step = self.at[op.cursor]
         for name in area_names(op):
-            if (self.filled_by.get(name), step) not in self.loaded:
+            barriers = self.filled_by.get(name)
+            if barriers not in self.held and (barriers, step) not in self.loaded:
                 fail(op, f"area '{name}' is read before its stage is loaded", got="no wait before it",
                      need=WaitOp.NAME)  # fmt: skip
         if step in self.released:

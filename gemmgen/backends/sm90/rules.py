@@ -10,7 +10,9 @@ from math import prod
 from gemmgen.backends.capability import capability
 from gemmgen.backends.sm90 import hardware as hw
 from gemmgen.backends.sm90.math_ops import (
+    DescriptorOp,
     ReduceStoreOp,
+    StageDescriptorOp,
     StoreColumnsOp,
     StoreRowsOp,
     TmaStoreOp,
@@ -54,6 +56,7 @@ def check_sm90_module(module: Module) -> None:
         _check_tma_store(program, site, op)
     for site, op in program.all(WgmmaOp):
         _check_wgmma(program, site, op)
+        _check_descriptors(program, op)
     for _, op in program.all(ReduceStoreOp):
         _check_fits(program, op, op.area, 4 * op.tile[0] * op.pitch)
     check_order(program)
@@ -72,7 +75,7 @@ def check_frame(program: Program) -> None:
     for site, op in program.all(TmaLoadScalesOp):
         _check_tma_load_scales(program, site, op)
     for _, op in program.all(CopyScalesOp):
-        _check_fits(program, op, op.area, hw.SCALE_BYTES * op.count)
+        _check_fits(program, op, op.area, hw.SCALE_BYTES * op.count * max(1, op.run))
     _check_registers(program)
 
 
@@ -279,6 +282,23 @@ def _check_wgmma(program: Program, site: Site, op: WgmmaOp) -> None:
                 got=f"{count} rows of {op.row_bytes} bytes",
                 need=f"{area.stage_bytes} bytes",
             )
+
+
+def _check_descriptors(program: Program, op: WgmmaOp) -> None:
+    """The descriptors are those of the op's rows, in the cursor's stage."""
+    bases = {made.result: made for _, made in program.all(DescriptorOp)}
+    moved = {made.result: made for _, made in program.all(StageDescriptorOp)}
+    a = (op.a, op.a_dtype, op.row_bytes, op.a_span, op.waves, op.wave)
+    b = (op.b, op.b_dtype, op.row_bytes, op.b_span, 0, 0)
+    for value, (area, *need) in ((op.desc_a, a), (op.desc_b, b)):
+        here = moved.get(value)
+        base = bases.get(here.base) if here is not None else None
+        if here is None or base is None or (here.area, base.area, here.cursor) != (area, area, op.cursor):
+            fail(op, f"{value} is the descriptor of area '{area}' in the cursor's stage",
+                 got=here.NAME if here is not None else "another value", need=StageDescriptorOp.NAME)  # fmt: skip
+        found = [base.dtype, base.row_bytes, base.span, base.waves, base.wave]
+        if found != need:
+            fail(op, f"{value} says which rows of area '{area}' are multiplied", got=found, need=need)
 
 
 def _check_span(program: Program, op: WgmmaOp, name: str, span: int, extent_bytes: int) -> None:

@@ -20,6 +20,8 @@ AREA_NOTES = {
     "empty": "barriers: a stage is free",
     "words_full": "barriers: scales have landed",
     "words_empty": "barriers: scales have been arranged",
+    "runs_full": "barriers: the scales of a tile are loaded",
+    "runs_empty": "barriers: a stage for the scales of a tile is free",
     "scales_full": "barriers: a stage of scales is loaded",
     "scales_empty": "barriers: a stage of scales is free",
     "met": "barrier: partial sums are written",
