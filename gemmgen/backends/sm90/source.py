@@ -22,7 +22,6 @@ AREA_NOTES = {
     "words_empty": "barriers: scales have been arranged",
     "scales_full": "barriers: a stage of scales is loaded",
     "scales_empty": "barriers: a stage of scales is free",
-    "met": "barrier: partial sums are written",
     "staging": "output tile on its way out",
     "exchange": "partial sums, over the stages of the ring",
     "part_full": "barriers: a partial sum is complete",
