@@ -2,16 +2,10 @@ r"""Tiny launches of the dense FP8 kernel for compute-sanitizer, which slows a k
 
 Run from the repository root, once per tool; each prints ``ERROR SUMMARY: 0 errors`` when clean::
 
-    for tool in memcheck synccheck; do
+    for tool in memcheck synccheck racecheck; do
         compute-sanitizer --tool $tool --error-exitcode 9 --kernel-name kns=fp8_gemm_nt \
             python -m benchmarks.sanitize || exit 1
     done
-    compute-sanitizer --tool racecheck --error-exitcode 9 --kernel-name kns=fp8_gemm_nt \
-        python -m benchmarks.sanitize --split-k 1
-
-racecheck takes reads of a partner's partial sums for races. In clusters of 4 and 8 it does so for a kernel of 30 lines
-that only meets at mbarriers (``benchmarks/remote_mbarrier.cu``); why it also does for our pairs is not known. With
-``--split-k 1`` no CTAs share a tile. The emulator checks split-K for races.
 
 ``--kernel-name kns=`` keeps torch's own kernels out of it; this program fails when no gemmgen kernel has that name,
 since the sanitizer would then have looked at nothing.
@@ -19,11 +13,7 @@ since the sanitizer would then have looked at nothing.
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import replace
-
 from gemmgen.spec.loader import load_spec
-from gemmgen.spec.model import ScheduleHints
 
 from . import checks
 from .checks import Case, Kernels
@@ -44,10 +34,7 @@ CASES = (
 
 def main() -> int:
     """Run every case; the exit status says whether values were right."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--split-k", type=int, help="CTAs that share a tile, instead of the heuristics' choice")
-    options = parser.parse_args()
-    kernels = Kernels(replace(load_spec(SPEC), schedule=ScheduleHints(split_k=options.split_k)))
+    kernels = Kernels(load_spec(SPEC))
     failures = 0
     for seed, case in enumerate(CASES):
         if KERNEL_NAME not in kernels.get(case.shape.n, case.shape.k).source:

@@ -35,6 +35,53 @@ CLUSTER = (
 """
 )
 
+# As CLUSTER, but warp 3 meets the others in a place of its own, to which its lane 0 comes last, and reads there.
+APART = (
+    _HEADER
+    + """
+.visible .entry k(.param .u64 out) {
+  .shared .align 16 .b8 cells[512];
+  .reg .pred p, q;  .reg .b32 t, a, r, v, peer, n;  .reg .b64 g, o;
+  mov.u32 t, %tid.x;  mov.u32 r, %cluster_ctarank;
+  mov.u32 a, cells;  mad.lo.u32 a, t, 4, a;
+  mad.lo.u32 v, r, 1000, t;
+  xor.b32 r, r, 1;
+  setp.ge.u32 p, t, 96;
+  @p bra LATE;
+  st.shared.b32 [a], v;
+  barrier.cluster.arrive.release.aligned;
+  barrier.cluster.wait.acquire.aligned;
+  xor.b32 a, a, 128;
+  mapa.shared::cluster.u32 peer, a, r;
+  ld.shared::cluster.b32 v, [peer];
+  bra END;
+LATE:
+  mov.u32 n, 0;
+  setp.ne.u32 q, t, 96;
+  @q bra MEET;
+AGAIN:
+  add.u32 n, n, 1;
+  setp.lt.u32 q, n, 20;
+  @q bra AGAIN;
+MEET:
+  st.shared.b32 [a], v;
+  barrier.cluster.arrive.release.aligned;
+  barrier.cluster.wait.acquire.aligned;
+  xor.b32 a, a, 128;
+  mapa.shared::cluster.u32 peer, a, r;
+  ld.shared::cluster.b32 v, [peer];
+END:
+  barrier.cluster.arrive.release.aligned;
+  barrier.cluster.wait.acquire.aligned;
+  mov.u32 r, %ctaid.x;  mad.lo.u32 t, r, 128, t;
+  ld.param.u64 g, [out];  cvta.to.global.u64 g, g;
+  mul.wide.u32 o, t, 4;  add.u64 g, g, o;
+  st.global.b32 [g], v;
+  ret;
+}
+"""
+)
+
 # cp.async fills shared memory; after group, barrier and proxy fence one thread stores it in bulk.
 COPY = (
     _HEADER
@@ -175,6 +222,14 @@ def run_cluster(ptx: str, **options: object) -> tuple[Report, float]:
     out = np.zeros(256, np.uint32)
     report = _run(ptx, 2, 128, 2, [Uninitialized(out)], **options)
     expected = np.concatenate([np.arange(128) + 1000, np.arange(128)])
+    return report, float((out != expected).any())
+
+
+def run_apart(ptx: str, **options: object) -> tuple[Report, float]:
+    out = np.zeros(256, np.uint32)
+    report = _run(ptx, 2, 128, 2, [Uninitialized(out)], **options)
+    other_warp = np.arange(128) ^ 32
+    expected = np.concatenate([other_warp + 1000, other_warp])
     return report, float((out != expected).any())
 
 

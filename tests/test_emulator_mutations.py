@@ -35,6 +35,7 @@ KERNELS = {
     "blackwell": Kernel(lambda: support.blackwell_ptx(1, 1), support.run_blackwell, {"group": 1, "scaled": 1}),
     "blackwell pair": Kernel(lambda: support.blackwell_ptx(2, 0), support.run_blackwell, {"group": 2}),
     "cluster": Kernel(lambda: small.CLUSTER, small.run_cluster),
+    "apart": Kernel(lambda: small.APART, small.run_apart),
     "copy": Kernel(lambda: small.COPY, small.run_copy),
     "flag": Kernel(lambda: small.FLAG, small.run_flag),
     "send": Kernel(lambda: small.SEND, small.run_send),
@@ -464,6 +465,25 @@ MUTATIONS = [
     _edit("relaxed cluster barrier", "cluster", r"arrive\.release\.aligned", "arrive.relaxed.aligned", "race"),
     _edit(
         "cluster wait without arrive", "cluster", r"barrier\.cluster\.arrive\.release\.aligned;", "", "barrier-misuse"
+    ),
+    _drop("first place left out", "apart", _CLUSTER_SYNC, "race", "uninitialized-memory"),
+    _drop("second place left out", "apart", _CLUSTER_SYNC, "race", "uninitialized-memory", occurrence=1),
+    _edit("relaxed in the first place", "apart", r"arrive\.release\.aligned", "arrive.relaxed.aligned", "race"),
+    _edit(
+        "relaxed in the second place",
+        "apart",
+        r"arrive\.release\.aligned",
+        "arrive.relaxed.aligned",
+        "race",
+        occurrence=1,
+    ),
+    _edit(
+        "second place without its last lane",
+        "apart",
+        r"@q bra AGAIN;",
+        "@q bra AGAIN;\n  bra END;",
+        "divergence",
+        "deadlock",
     ),
     _edit("rank outside the cluster", "cluster", r"xor\.b32 r, r, 1;", "add.u32 r, r, 2;", "out-of-bounds"),
     _edit("remote address in a local load", "cluster", r"ld\.shared::cluster\.b32", "ld.shared.b32", "out-of-bounds"),

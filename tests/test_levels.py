@@ -23,7 +23,8 @@ def test_cases_cover_what_differs():
     assert len(set(sources.values())) == len(CASES)
     for mark, case in {
         "tma_load_multicast(": "cluster",
-        "mbarrier_signal_cluster(": "split_k_swapped",
+        "load_shared_cluster_4(": "split_k_swapped",
+        "// ---- meet: warps 4 to 5": "split_k_swapped",
         "block_scale[1]": "ragged",
         "sm90.store_direct": "direct_store",
         "sm90.add_part": "rowwise",

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import gemmgen  # noqa: E402
-from benchmarks import checks, compare, dense_fp8, findings, peers, sweep, unseen  # noqa: E402
+from benchmarks import checks, compare, dense_fp8, findings, peers, sanitize, sweep, unseen  # noqa: E402
 from benchmarks.harness import Layout, Shape, Timing, check, dequantize, diff, make_inputs, quantize, reference  # noqa: E402
 from gemmgen.backends.capability import capability  # noqa: E402
 from gemmgen.backends.sm90 import heuristics  # noqa: E402
@@ -217,3 +217,9 @@ def test_a_sweep_measures_what_the_heuristics_choose():
     for shape in (*compare.baseline_shapes(), *unseen.shapes()):
         _, chosen = heuristics.ranked(ScheduleHints(), shape.m, shape.n, shape.k, hopper)[0]
         assert chosen in sweep.worth_measuring(shape, hopper), shape
+
+
+def test_the_sanitizer_sees_a_split_tile():
+    shapes = [case.shape for case in sanitize.CASES]
+    kernels = [gemmgen.compile(sanitize.SPEC, target="sm_90a", N=shape.n, K=shape.k) for shape in shapes]
+    assert any(k.plan().variant_for(s.m).schedule.split_k > 1 for k, s in zip(kernels, shapes, strict=True))

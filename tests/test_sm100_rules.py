@@ -22,6 +22,7 @@ PAIR = opt(edited(ASYNC, HEAD), f"epilogue-staging,cta-pairs,{BACK}")
 """A pair of CTAs, with FP32 scales in a ring of each one's own."""
 WORDS_PAIR = opt(edited(WORDS_PROMOTED, HEAD), f"pipelining{{stages=3}},epilogue-staging,cta-pairs,{BACK}")
 END = '  sm100.fence() {side="before"}\n  sm100.sync() {scope="cta"}\n  sm100.fence()'
+THREE_WARPS_SYNC = '  sm100.warps() {label="meet", first=8, count=3} do {\n    sm100.sync() {scope="cta"}\n  }\n'
 FENCE = line(LANES, 'sm100.fence() {side="after"}')
 Change = tuple[str, str]
 
@@ -43,6 +44,7 @@ MISTAKES: dict[str, tuple[tuple[Change, ...], str]] = {
                                                 "the life of tensor memory"),
     "freed before all have met": ((without(LANES, "sm100.tmem_free"),
                                    (END, line(LANES, "sm100.tmem_free") + END)), "the life of tensor memory"),
+    "three warps meet once more": (((END, f"{THREE_WARPS_SYNC}{END}"),), "every warp of the CTA joins a sync"),
     "a product of 64 rows": ((("rows=128, columns=64, first=0", "rows=64, columns=64, first=0"),), "128 lanes"),
     "a product of 24 columns": ((("rows=128, columns=64, first=0", "rows=128, columns=24, first=0"),), "the N side"),
     "half of the operands": ((("steps=4, row_bytes=128", "steps=2, row_bytes=128"),), "cover one swizzle span"),

@@ -276,12 +276,6 @@ if (steps > 0) {
         ("split_k_swapped", "write_partial", 0, ("i < 16;", "element_row * 1 + element_col * 68")),
         (
             "split_k_swapped",
-            "meet",
-            0,
-            ("if (threadIdx.x < 4) mbarrier_signal_cluster(met, threadIdx.x);", "mbarrier_wait_cluster(met, 0);"),
-        ),
-        (
-            "split_k_swapped",
             "reduce_store",
             0,
             ("i < 512; i += 4 * 128", "peer < 4;", "if (m0 + element_row < M)", "576u"),

@@ -199,7 +199,7 @@ def test_loads_are_those_of_steps_that_do_not_overlap():
 def test_overlapped_steps_of_a_split_tile():
     text = opt(PROMOTED, f"split-k{{parts=2}},pipelining{{stages=3}},{AHEAD}")
     assert "{extent=256, step=128, parts=2} do start" in text
-    assert ordered(section(text, "math"), "k_overlap", "group_sync", "write_partial", "group_sync", "meet")
+    assert ordered(section(text, "math"), "k_overlap", "group_sync", "write_partial", "group_sync", "sync")
 
 
 def test_overlapped_steps_of_swapped_operands():
@@ -281,13 +281,38 @@ def test_a_shared_box_is_loaded_in_parts():
 
 def test_partial_sums_meet():
     rows = section(SPLIT, "math")
-    assert ordered(rows, "k_loop", "group_sync", "write_partial", "group_sync", "meet", "reduce_store")
-    assert "sm90.meet(barriers=%met) {parts=2}" in rows
+    assert ordered(rows, "k_loop", "group_sync", "write_partial", "group_sync", "sync", "reduce_store")
+    assert rows.count('sm90.sync() {scope="cluster"}') == 1
     assert "staging" not in SPLIT
     assert (launch(SPLIT).cluster, launch(SPLIT).ctas_per_tile, launch(SPLIT).persistent) == (2, 2, False)
     found = areas(parse_module(SPLIT))
     assert found["exchange"] == Area("exchange", 0, 128 * 72 * 4)
-    assert found["met"].offset >= found["exchange"].offset + found["exchange"].stage_bytes
+    assert list(found) == ["a", "sa", "b", "sb", "exchange", "full", "empty"]
+
+
+def test_warps_that_do_not_multiply_meet_behind_their_roles():
+    rows = lines(SPLIT)
+    assert rows[-5:] == [
+        'sm90.warps() {label="meet", first=8, count=2} do {',
+        'sm90.sync() {scope="cluster"}',
+        "}",
+        'sm90.sync() {scope="cluster"}',
+        "}",
+    ]
+    assert not any("sync" in name for label in ("load", "scales") for name in names(section(SPLIT, label)))
+
+
+def test_warps_without_work_meet_too():
+    """``register-reallocation`` fills the loading warpgroup up: warps 10 and 11 have no role."""
+    text = opt(PROMOTED, f"split-k{{parts=2}},pipelining,{ROLES},register-reallocation{{producer=40,math=232}},{LOWER}")
+    assert section(text, "meet")[0] == 'sm90.warps() {label="meet", first=8, count=4} do {'
+
+
+def test_without_roles_all_warps_meet_in_one_place():
+    text = opt(PROMOTED, f"split-k{{parts=2}},pipelining,epilogue-staging,{LOWER}")
+    assert 'label="meet"' not in text
+    assert ordered(section(text, "all"), "k_loop", "write_partial", "sync", "reduce_store")
+    assert lines(text).count('sm90.sync() {scope="cluster"}') == 3
 
 
 def test_without_roles_all_warps_do_everything():

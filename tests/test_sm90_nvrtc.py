@@ -48,7 +48,7 @@ def test_the_largest_shipped_kernels_do_not_spill():
 @pytest.mark.parametrize(("case", "instructions"), [
     ("plain", ("setmaxnreg.inc", "setmaxnreg.dec", "cp.async.bulk.tensor.2d", "stmatrix", "cp.async.bulk.wait_group")),
     ("cluster", ("multicast::cluster", "mapa.shared::cluster", "barrier.cluster.arrive")),
-    ("split_k_swapped", ("ld.shared::cluster", "mbarrier.try_wait.parity.acquire.cluster")),
+    ("split_k_swapped", ("ld.shared::cluster", "barrier.cluster.arrive.release", "barrier.cluster.wait.acquire")),
     ("rowwise", ("griddepcontrol.wait", "griddepcontrol.launch_dependents")),
 ])  # fmt: skip
 def test_instructions(case: str, instructions: tuple[str, ...]):

@@ -15,11 +15,6 @@ BARRIERS: Mistakes = {
     "full arrivals by bulk": (BULK, (("arrivals=2}", "arrivals=33}"),), ("arrivals at %full in a phase", "need: 2,")),
     "empty arrivals": (LANES, (("arrivals=8", "arrivals=4"),), ("arrivals at %empty in a phase", "got: 4", "need: 8")),
     "empty arrivals of a cluster": (CLUSTER, (("arrivals=16", "arrivals=8"),), ("arrivals at %empty", "need: 16")),
-    "met arrivals": (
-        SPLIT,
-        (('area="met", arrivals=2', 'area="met", arrivals=1'),),
-        ("arrivals at %met in a phase", "need: 2"),
-    ),
     "more warps arrive": (
         LANES,
         (('{label="scales", first=9, count=1}', '{label="scales", first=9, count=2}'),),
@@ -81,22 +76,84 @@ BARRIERS: Mistakes = {
         (("sm90.wait(barriers=%full, cursor=%cursor)", "sm90.wait(barriers=%M, cursor=%cursor)"),),
         ("%M is not a barrier", "got: i32"),
     ),
-    "no sync at the start": (
+}
+
+SYNC = line(SPLIT, "sm90.sync", 1)
+"""Where the multiplying warps meet their partners."""
+MEET = 'sm90.warps() {label="meet", first=8, count=2}'
+"""Where all other warps do."""
+OTHERS = SPLIT[SPLIT.index(f"  {MEET}") : SPLIT.rindex("  sm90.sync()")]
+
+SYNCS: Mistakes = {
+    "none at the start": (
         BULK,
         (without(BULK, "sm90.sync"),),
         ("barriers are used after all threads have met", "scope cta"),
     ),
-    "sync of one CTA": (
+    "of one CTA": (
         CLUSTER,
         (('scope="cluster"', 'scope="cta"'),),
         ("barriers are used after all threads have met",),
     ),
-    "no sync at the end": (
+    "none at the end": (
         CLUSTER,
         ((CLUSTER[CLUSTER.rindex("  sm90.sync()") :], "}\n"),),
         ("shared memory lives until its cluster is done",),
     ),
     "unknown scope": (BULK, (('scope="cta"', 'scope="gpu"'),), ("scope of a sync", "cta or cluster")),
+    "loading warps stay away": (
+        SPLIT,
+        ((OTHERS, ""),),
+        ("every warp of the CTA joins a sync", "warp 8 comes to 2 (cluster, cluster)", "need: 3"),
+    ),
+    "one loading warp stays away": (
+        SPLIT,
+        ((MEET, MEET.replace("first=8, count=2", "first=8, count=1")),),
+        ("every warp of the CTA joins a sync", "warp 9 comes to 2"),
+    ),
+    "multiplying warps stay away": (
+        SPLIT,
+        ((SYNC, ""), without(SPLIT, "sm90.reduce_store")),
+        ("every warp of the CTA joins a sync", "warp 8 comes to 3", "need: 2"),
+    ),
+    "one thread joins": (
+        SPLIT,
+        ((MEET, MEET.replace("count=2", "count=1, elect=true")),),
+        ("all threads join a sync", "one thread of a warp"),
+    ),
+    "the role of one thread joins": (
+        SPLIT,
+        (
+            (OTHERS, ""),
+            (line(SPLIT, "sm90.advance", 1) + 8 * " " + "}\n", line(SPLIT, "sm90.advance", 1) + 8 * " " + "}\n" + SYNC),
+        ),
+        ("all threads join a sync", "one thread of a warp"),
+    ),
+    "the first CTA joins": (
+        SPLIT,
+        ((MEET, MEET.replace("count=2", "count=2, leader=true")),),
+        ("all threads join a sync", "warps of the first CTA"),
+    ),
+    "in a loop over K": (
+        SPLIT,
+        ((line(SPLIT, "sm90.promote_rows"), line(SPLIT, "sm90.promote_rows") + SYNC),),
+        ("a thread joins a sync once", "one in a loop over K"),
+    ),
+    "in every tile": (
+        SPLIT,
+        (("persistent=false", "persistent=true"),),
+        ("a thread joins a sync once", "one for each tile of a persistent launch"),
+    ),
+    "the others come before they load": (
+        SPLIT,
+        ((OTHERS, ""), ("  sm90.dispatch()", f"{OTHERS}  sm90.dispatch()")),
+        ("the others wait for what these warps do", "sm90.tile_loop behind the sync"),
+    ),
+    "before the products": (
+        SPLIT,
+        ((SYNC, ""), (line(SPLIT, "sm90.k_loop"), SYNC + line(SPLIT, "sm90.k_loop"))),
+        ("the others wait for what these warps do", "sm90.k_loop behind the sync"),
+    ),
 }
 
 CURSORS: Mistakes = {
@@ -226,17 +283,31 @@ EPILOGUE: Mistakes = {
         (without(SPLIT, "sm90.group_sync"),),
         ("partial sums go over stages that all warps are done with",),
     ),
-    "announced too early": (
+    "read without a meeting": (
         SPLIT,
-        ((line(SPLIT, "sm90.write_partial") + line(SPLIT, "sm90.group_sync"), line(SPLIT, "sm90.write_partial")),),
-        ("partial sums are announced when all are written",),
+        ((SYNC, ""), (OTHERS, "")),
+        ("partial sums are read when all CTAs have written theirs and met", "no sm90.sync before it"),
     ),
-    "read before the CTAs met": (
+    "read before the meeting": (
         SPLIT,
-        (without(SPLIT, "sm90.meet"), ('area="met", arrivals=2', 'area="met", arrivals=0')),
-        ("partial sums are read when all CTAs have met",),
+        ((SYNC, ""), (line(SPLIT, "sm90.reduce_store"), line(SPLIT, "sm90.reduce_store") + SYNC)),
+        ("partial sums are read when all CTAs have written theirs and met",),
     ),
-    "met in every tile": (SPLIT, (("persistent=false", "persistent=true"),), ("CTAs meet once, in phase 0",)),
+    "written after the meeting": (
+        SPLIT,
+        ((SYNC, ""), (line(SPLIT, "sm90.write_partial"), SYNC + line(SPLIT, "sm90.write_partial"))),
+        ("partial sums are read when all CTAs have written theirs and met",),
+    ),
+    "only the CTA's own threads meet": (
+        SPLIT,
+        ((SYNC, SYNC.replace("cluster", "cta")), (OTHERS, OTHERS.replace("cluster", "cta"))),
+        ("partial sums are read when all CTAs have written theirs and met",),
+    ),
+    "a partner's sums left out": (
+        SPLIT,
+        (("pitch=72, parts=2", "pitch=72, parts=1"),),
+        ("all partial sums of a tile are added", "got: 1", "need: 2"),
+    ),
     "named barrier of a warpgroup": (SPLIT, (("{id=3,", "{id=2,"),), ("id of a named barrier", "got: 2", "3 to 15")),
     "part of the role meets": (
         SPLIT,
@@ -255,6 +326,7 @@ CORPUS = {
     f"{group} {name}": mistake
     for group, mistakes in {
         "barriers": BARRIERS,
+        "syncs": SYNCS,
         "cursors": CURSORS,
         "order": ORDER,
         "epilogue": EPILOGUE,

@@ -128,6 +128,7 @@ SPLIT_MUTANTS: dict[str, str] = {
                                                 source=SPLIT),
     "as many steps in every CTA": changed("128u * (rank + 1) / 3 - (1168u + 127u) / 128u * rank / 3", "128u / 3",
                                           source=SPLIT),
+    "partial sums read before the CTAs have met": dropped("cluster_sync();", 1, SPLIT),
     "columns' scales of one step for both": SPLIT.replace("done_col_scale_turns[1]", "done_col_scale_turns[0]"),
     "a stage released before its products are done": moved("if (lane == 0) mbarrier_arrive(empty",
                                                            "wgmma_wait_older(done_part", SPLIT),

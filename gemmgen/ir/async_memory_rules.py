@@ -167,5 +167,3 @@ def _staging_places(stagings: dict[Value, StagingOp]) -> Iterator[_Place]:
     for value, op in stagings.items():
         kind = "overlay" if op.overlay else "own"
         yield _Place(op, str(value), op.offset, tile_bytes(mem(value)), TILE_ALIGN_BYTES, kind)
-        if op.overlay:
-            yield _Place(op, f"the barrier of {value}", op.barrier_offset, BARRIER_BYTES, BARRIER_BYTES)

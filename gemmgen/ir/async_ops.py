@@ -129,8 +129,7 @@ class RingOp(Op):
 class StagingOp(Op):
     """Shared memory for a tile on its way out.
 
-    ``overlay``: it lies over the stages of the rings, which are idle once the last step of K is done; the barrier at
-    which CTAs meet to exchange it is at ``barrier_offset``.
+    ``overlay``: it lies over the stages of the rings, which are idle once the last step of K is done.
 
     ``%out = async.staging() : smem<bf16, [128, 128]>``
     """
@@ -140,7 +139,6 @@ class StagingOp(Op):
 
     offset: int = attr(default=-1)
     overlay: bool = attr(default=False)
-    barrier_offset: int = attr(default=-1)
     result: Value = result()
 
 

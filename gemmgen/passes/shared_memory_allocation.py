@@ -56,9 +56,6 @@ class SharedMemoryAllocationPass(Pass):
         cursor.end = max([cursor.end, *(tile_bytes(mem(value)) for value, op in stagings.items() if op.overlay)])
         for value, ring in rings.items():
             rings[value] = ring.replace(offset=cursor.take(ring.control_bytes, BARRIER_BYTES))
-        for value, staging in stagings.items():
-            if staging.overlay:
-                stagings[value] = staging.replace(barrier_offset=cursor.take(BARRIER_BYTES, BARRIER_BYTES))
         self._check(module, cursor.end, shared)
         ops: list[Op] = [rings.get(v, stagings.get(v, op)) if (v := getattr(op, "result", None)) else op
                          for op in module.body.ops]  # fmt: skip

@@ -13,7 +13,6 @@ from gemmgen.backends.sm90.math_ops import (
     DescriptorOp,
     GroupSyncOp,
     KeepOp,
-    MeetOp,
     PromoteColumnsOp,
     PromoteRowsOp,
     ReduceStoreOp,
@@ -35,7 +34,7 @@ from gemmgen.backends.sm90.math_ops import (
     WritePartialOp,
     ZeroOp,
 )
-from gemmgen.backends.sm90.ops import AdvanceOp, CursorOp, KOverlapOp, ReleaseOp, RunStepOp, WaitOp
+from gemmgen.backends.sm90.ops import AdvanceOp, CursorOp, KOverlapOp, ReleaseOp, RunStepOp, SyncOp, WaitOp
 from gemmgen.errors import IRError
 from gemmgen.ir import async_ops, tile_ops
 from gemmgen.ir.builder import Builder
@@ -372,9 +371,8 @@ class MathLowering:
         for wave, piece in enumerate(pieces):
             ir.add(WritePartialOp, value=piece, area=op.exchange.name, row_pitch=row_pitch, col_pitch=col_pitch,
                    waves=len(pieces), wave=wave)  # fmt: skip
-        assert self.ctx.met is not None
-        ir.add(GroupSyncOp, **group)
-        ir.add(MeetOp, barriers=self.ctx.met, parts=op.parts)
+        ir.add(GroupSyncOp, **group)  # the cluster's barrier would do; this is the form that was timed
+        ir.add(SyncOp, scope="cluster")
         self.reduction = op
         self.pieces[op.result] = pieces
 

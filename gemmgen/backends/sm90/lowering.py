@@ -102,7 +102,6 @@ class Context:
         rings: its rings in shared memory; the first one holds the operands. On Hopper a second one may hold the scales
             of all steps of a tile.
         math_warps: warps that multiply.
-        met: the barrier at which the CTAs that share a tile meet.
         args: the kernel's parameters by name.
         maps: the tensor maps among them.
     """
@@ -111,7 +110,6 @@ class Context:
     rings: dict[Value, Handle]
     math_warps: int
     stagings: dict[Value, StagingOp]
-    met: Value | None = None
     args: dict[str, Value] = field(default_factory=dict)
     maps: list[TensorMap] = field(default_factory=list)
 
@@ -191,6 +189,7 @@ class Lowering:
                 self._group(group, first)
                 first += sum(role.warps for role in group)
         ir.add(DispatchOp, body=branches.region)
+        self._meet(first)
         self._finish()
         return self._module(first * hw.WARP_THREADS)
 
@@ -203,10 +202,7 @@ class Lowering:
                    result=handle.full)  # fmt: skip
             ir.add(BarriersOp, area=empty, arrivals=self._empty_arrivals(handle.ring), result=handle.empty)
             declared += [handle.full, handle.empty]
-        if self.tiles.split == 1:
-            return declared
-        ctx.met = ir.add(BarriersOp, area="met", arrivals=self.tiles.split, result=("met", BarrierType(1))).result
-        return [*declared, ctx.met]
+        return declared
 
     def _full_arrivals(self, ring: RingOp) -> int:
         """How often those who fill a stage arrive."""
@@ -220,6 +216,15 @@ class Lowering:
     def _set_up(self) -> None:
         """Between the barriers' initialisation and the roles: all threads meet."""
         self.ir.add(SyncOp, scope="cluster" if self.cluster > 1 else "cta")
+
+    def _meet(self, warps: int) -> None:
+        """Where CTAs share a tile, they meet in the midst of role ``math``; all other warps do so after their roles."""
+        others = warps - self.ctx.math_warps
+        if self.tiles.split == 1 or not others:
+            return
+        with self.ir.region() as body:
+            self.ir.add(SyncOp, scope="cluster")
+        self.ir.add(WarpsOp, label="meet", first=self.ctx.math_warps, count=others, body=body.region)
 
     def _finish(self) -> None:
         """After the roles: no CTA ends while another may reach its shared memory."""
@@ -370,7 +375,6 @@ class Lowering:
         areas += [Area(v.name, op.offset, tile_bytes(mem(v))) for v, op in stagings.items()]
         areas += [Area(name, h.ring.offset + index * BARRIER_BYTES * h.ring.stages, BARRIER_BYTES, h.ring.stages)
                   for h in handles for index, name in enumerate(h.areas)]  # fmt: skip
-        areas += [Area("met", op.barrier_offset, BARRIER_BYTES) for op in stagings.values() if op.overlay]
         return areas
 
 

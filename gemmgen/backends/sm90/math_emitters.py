@@ -259,11 +259,6 @@ def _group_sync(op: ops.GroupSyncOp, module: Module) -> Emission:
                      "named_barrier")  # fmt: skip
 
 
-@emits(ops.MeetOp, TARGET)
-def _meet(op: ops.MeetOp, module: Module) -> Emission:
-    return Emission("meet", {"barrier": op.barriers.name, "parts": op.parts}, helpers("mbarrier_meet"))
-
-
 @emits(ops.WritePartialOp, TARGET)
 def _write_partial(op: ops.WritePartialOp, module: Module) -> Emission:
     fields = {

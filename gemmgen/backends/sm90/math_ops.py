@@ -368,18 +368,6 @@ class GroupSyncOp(Sm90Op):
 
 @register_op
 @dataclass(frozen=True)
-class MeetOp(Sm90Op):
-    """Tell every CTA of the cluster that this one's partial sums are written, and wait until all have said so."""
-
-    NAME: ClassVar[str] = "sm90.meet"
-    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_BARRIER, Effect.WRITES_BARRIER})
-
-    barriers: Value = operand()
-    parts: int = attr()
-
-
-@register_op
-@dataclass(frozen=True)
 class WritePartialOp(Sm90Op):
     """Write a fragment to the exchange tile: element (row, column) at float row · row_pitch + column · col_pitch."""
 

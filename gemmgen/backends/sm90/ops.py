@@ -96,7 +96,12 @@ class InitBarriersOp(Sm90Op):
 @register_op
 @dataclass(frozen=True)
 class SyncOp(Sm90Op):
-    """All threads of the CTA, or of the cluster, meet."""
+    """All threads of the CTA, or of the cluster, meet; what each wrote before, all others may read afterwards.
+
+    Warps may do so in different places: the first sync of one is the first of them all, the second the second.
+
+    ``sm90.sync() {scope="cluster"}``
+    """
 
     NAME: ClassVar[str] = "sm90.sync"
     EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.CONTROL})

@@ -31,6 +31,7 @@ from gemmgen.backends.sm90.ops import (
 )
 from gemmgen.backends.sm90.overlap_rules import check_overlap, check_places
 from gemmgen.backends.sm90.sites import READS_STAGE, Program, Site, area_names, landing_bytes
+from gemmgen.backends.sm90.sync_rules import check_syncs
 from gemmgen.ir.core import Op, Region, Value
 from gemmgen.ir.rewrite import walk
 from gemmgen.ir.types import BarrierType
@@ -74,7 +75,7 @@ def check_barriers(program: Program, others: Counter[Value], own: frozenset[Valu
         IRError: the first law that is broken.
     """
     declared = _declared_barriers(program)
-    _check_start_and_end(program)
+    check_syncs(program)
     for barriers in declared.values():
         _check_arrivals(program, barriers, others[barriers.result], shared=barriers.result not in own)
     filled_by = _filled_by(program)
@@ -104,30 +105,6 @@ def _declared_barriers(program: Program) -> dict[Value, BarriersOp]:
     return declared
 
 
-def _check_start_and_end(program: Program) -> None:
-    """All threads meet between the initialisation and the roles; a cluster meets again before any CTA ends."""
-    scope = "cluster" if program.launch.cluster > 1 else "cta"
-    ops = program.module.body.ops
-    first = next((index for index, op in enumerate(ops) if op.all_regions), len(ops))
-    inits = [index for index, op in enumerate(ops) if isinstance(op, InitBarriersOp)]
-    syncs = [index for index, op in enumerate(ops) if isinstance(op, SyncOp) and op.scope == scope]
-    for index in inits:
-        if not any(index < sync < first for sync in syncs):
-            fail(
-                ops[index],
-                "barriers are used after all threads have met",
-                got="no sync before the roles",
-                need=f"{SyncOp.NAME} of scope {scope}",
-            )
-    if scope == "cluster" and not any(sync > first for sync in syncs):
-        fail(
-            ops[-1],
-            "a CTA's shared memory lives until its cluster is done",
-            got="no sync at the end",
-            need=f"{SyncOp.NAME} of scope cluster",
-        )
-
-
 def _check_arrivals(program: Program, declared: BarriersOp, others: int, *, shared: bool) -> None:
     """A phase ends after exactly the arrivals that happen in a step, and the bytes that land in this CTA's stage.
 
@@ -135,17 +112,15 @@ def _check_arrivals(program: Program, declared: BarriersOp, others: int, *, shar
     """
     value, arrivals = declared.result, others
     ctas = program.launch.cluster if declared.leader else 1
-    for site, op in program.all(ExpectOp, CopyArriveOp, ReleaseOp, math_ops.MeetOp):
+    for site, op in program.all(ExpectOp, CopyArriveOp, ReleaseOp):
         if op.barriers != value:
             continue
         if isinstance(op, ExpectOp):
             arrivals += site.threads
         elif isinstance(op, CopyArriveOp):
             arrivals += site.warps * op.lanes * ctas
-        elif isinstance(op, ReleaseOp):
-            arrivals += site.warps * op.cluster * ctas
         else:
-            arrivals += op.parts
+            arrivals += site.warps * op.cluster * ctas
     if arrivals != declared.arrivals:
         fail(
             declared,
@@ -414,7 +389,7 @@ def _check_epilogue(program: Program, site: Site, loop: TileLoopOp) -> None:
                 state, stored = "busy", False
             case math_ops.GroupSyncOp():
                 _check_named_barrier(program, site, op)
-                state = "written" if written else "together"
+                state = "together"
             case math_ops.WritePartialOp():
                 _need(
                     op,
@@ -422,14 +397,13 @@ def _check_epilogue(program: Program, site: Site, loop: TileLoopOp) -> None:
                     "partial sums go over stages that all warps are done with",
                     math_ops.GroupSyncOp,
                 )
-                written = True
-            case math_ops.MeetOp():
-                _need(op, state == "written", "partial sums are announced when all are written", math_ops.GroupSyncOp)
-                if program.launch.persistent:
-                    fail(op, "CTAs meet once, in phase 0", got="a persistent launch", need="persistent=false")
-                met = True
+                written, met = True, False
+            case SyncOp(scope="cluster"):
+                met = written
             case math_ops.ReduceStoreOp():
-                _need(op, met, "partial sums are read when all CTAs have met", math_ops.MeetOp)
+                _need(op, met, "partial sums are read when all CTAs have written theirs and met", SyncOp)
+                if op.parts != loop.split:
+                    fail(op, "all partial sums of a tile are added", got=op.parts, need=loop.split)
     if stored:
         fail(loop, "stores of a tile are one group", got="no commit after them", need=math_ops.StoreCommitOp.NAME)
     stores = any(isinstance(op, math_ops.TmaStoreOp) for op in loop.body.ops)

@@ -24,7 +24,6 @@ AREA_NOTES = {
     "runs_empty": "barriers: a stage for the scales of a tile is free",
     "scales_full": "barriers: a stage of scales is loaded",
     "scales_empty": "barriers: a stage of scales is free",
-    "met": "barrier: partial sums are written",
     "staging": "output tile on its way out",
     "exchange": "partial sums, over the stages of the ring",
     "part_full": "barriers: a partial sum is complete",

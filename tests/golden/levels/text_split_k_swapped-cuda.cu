@@ -12,7 +12,7 @@ struct alignas(64) TensorMap {
     uint64_t words[16];
 };
 
-// Shared memory of a CTA, in bytes: 74696 in all.
+// Shared memory of a CTA, in bytes: 74688 in all.
 constexpr uint32_t kOffsetA = 0, kStageBytesA = 4096;  // tiles of a, 6 stages
 constexpr uint32_t kOffsetSa = 73728, kStageBytesSa = 128;  // tiles of sa, 6 stages
 constexpr uint32_t kOffsetB = 24576, kStageBytesB = 8192;  // tiles of b, 6 stages
@@ -20,7 +20,6 @@ constexpr uint32_t kOffsetSb = 74496, kStageBytesSb = 16;  // tiles of sb, 6 sta
 constexpr uint32_t kOffsetExchange = 0;  // partial sums, over the stages of the ring, once
 constexpr uint32_t kOffsetFull = 74592;  // barriers: a stage is loaded, 6 stages
 constexpr uint32_t kOffsetEmpty = 74640;  // barriers: a stage is free, 6 stages
-constexpr uint32_t kOffsetMet = 74688;  // barrier: partial sums are written, once
 
 __device__ __forceinline__ uint32_t cluster_rank()
 {
@@ -98,25 +97,6 @@ __device__ __forceinline__ void mbarrier_expect(uint32_t barrier, uint32_t bytes
 __device__ __forceinline__ void mbarrier_init(uint32_t barrier, uint32_t arrivals)
 {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(barrier), "r"(arrivals));
-}
-
-__device__ __forceinline__ void mbarrier_signal_cluster(uint32_t barrier, uint32_t cta)
-{
-    asm volatile("{\n"
-                 ".reg .b32 remote;\n"
-                 "mapa.shared::cluster.u32 remote, %0, %1;\n"
-                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n"
-                 "}" :: "r"(barrier), "r"(cta) : "memory");
-}
-
-__device__ __forceinline__ void mbarrier_wait_cluster(uint32_t barrier, uint32_t parity)
-{
-    asm volatile("{\n"
-                 ".reg .pred done;\n"
-                 "AGAIN:\n"
-                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
-                 "@!done bra AGAIN;\n"
-                 "}" :: "r"(barrier), "r"(parity) : "memory");
 }
 
 __device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity)
@@ -271,12 +251,10 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_a, const __grid_constant__ Ten
     const uint32_t rank = cluster_rank();
     const uint32_t full = smem + kOffsetFull;  // one mbarrier per stage; 2 arrivals and all expected bytes end a phase [sm90.barriers]
     const uint32_t empty = smem + kOffsetEmpty;  // one mbarrier per stage; 4 arrivals and all expected bytes end a phase [sm90.barriers]
-    const uint32_t met = smem + kOffsetMet;  // one mbarrier per stage; 4 arrivals and all expected bytes end a phase [sm90.barriers]
     // One thread initialises the barriers; the fence shows them to the cluster and to the copy engine. [sm90.init_barriers]
     if (threadIdx.x == 0) {
         for (uint32_t stage = 0; stage < 6; ++stage) mbarrier_init(full + 8 * stage, 2);
         for (uint32_t stage = 0; stage < 6; ++stage) mbarrier_init(empty + 8 * stage, 4);
-        for (uint32_t stage = 0; stage < 1; ++stage) mbarrier_init(met + 8 * stage, 4);
         fence_barrier_init();
     }
     cluster_sync();  // all threads of the cluster meet [sm90.sync]
@@ -364,9 +342,7 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_a, const __grid_constant__ Ten
                 store_shared(smem + kOffsetExchange + 4 * (element_row * 1 + element_col * 68), sum[i]);
             }
             named_barrier_sync(2, 128);  // all multiplying threads of the CTA meet [sm90.group_sync]
-            // Tell all 4 CTAs that this one's partial sums are written, and wait until all have said so. [sm90.meet]
-            if (threadIdx.x < 4) mbarrier_signal_cluster(met, threadIdx.x);
-            mbarrier_wait_cluster(met, 0);
+            cluster_sync();  // all threads of the cluster meet [sm90.sync]
             // Each CTA adds its slice of the 4 partial sums, always in order of rank, and stores it. [sm90.reduce_store]
             for (uint32_t i = rank * 128 + threadIdx.x; i < 512; i += 4 * 128) {
                 const uint32_t element_row = i / 16, element_col = i % 16 * 4;
@@ -429,6 +405,10 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_a, const __grid_constant__ Ten
                 cursor_2.advance<6>();  // next stage [sm90.advance]
             }
         }
+    }
+    if (warp >= 4 && warp <= 5) {
+        // ---- meet: warps 4 to 5 [sm90.warps]
+        cluster_sync();  // all threads of the cluster meet [sm90.sync]
     }
     cluster_sync();  // all threads of the cluster meet [sm90.sync]
 }
