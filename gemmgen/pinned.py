@@ -27,6 +27,7 @@ def pinned(hints: ScheduleHints, schedule: Schedule) -> ScheduleHints:
         raster=Raster(group=schedule.raster_group, along=schedule.raster_along),
         pdl=schedule.pdl,
         promotion_overlap=schedule.promotion_overlap,
+        promotion_burst=schedule.promotion_burst,
     )
 
 

@@ -149,6 +149,9 @@ class ScheduleHints(SpecPart):
     promotion_overlap: bool | None = entry(
         auto(Flag()), "promote a step while the next one is multiplied, on Hopper", default=None
     )
+    promotion_burst: bool | None = entry(
+        auto(Flag()), "issue a row's promotion without a pause while it overlaps, on Hopper", default=None
+    )
     epilogue_overlap: bool | None = entry(auto(Flag()), "store a tile while the next one is multiplied", default=None)
 
 
