@@ -358,8 +358,8 @@ def _bursts(schedule: Schedule, hint: bool | None, operands: Operands) -> bool:
 def may_burst(schedule: Schedule, operands: Operands = FP8) -> bool:
     """Whether promotion comes in bursts unless a hint forbids it.
 
-    Alone on the SM they cost time (668 to 703 µs for 4096×7168×16384 with 256 × 128 tiles); with swapped operands a
-    scale is a column's, of which a thread has two elements: no bursts.
+    Measured, they save time beside products, and cost it where nothing overlaps (668 to 703 µs). With swapped operands
+    a scale is a column's, of which a thread has two elements, and two instructions are no burst.
     """
     return schedule.promotion_overlap and operands.scaled_by_step and not schedule.swap_ab
 
