@@ -115,7 +115,8 @@ def wide(shape: Shape, target: Capability) -> Iterator[Schedule]:
     shipped = heuristics.candidates(ScheduleHints(), shape.m, target)
     more = [s.replace(stages=heuristics.most_stages(s, target)) for s in (*_swapped(shape.m), *_plain(shape.m))]
     overlapped = [s.replace(promotion_overlap=heuristics.may_overlap(s)) for s in more]
-    for schedule in dict.fromkeys((*shipped, *overlapped)):
+    bursting = [s.replace(promotion_burst=heuristics.may_burst(s)) for s in overlapped]
+    for schedule in dict.fromkeys((*shipped, *bursting)):
         ctas = -(-shape.m // schedule.tile[0]) * -(-shape.n // schedule.tile[1]) * schedule.split_k
         one_wave = schedule.split_k == 1 or ctas <= target.sms
         if schedule.stages >= 2 and steps >= 2 * schedule.split_k and one_wave:

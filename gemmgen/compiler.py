@@ -14,6 +14,7 @@ from gemmgen.ir.core import Module
 from gemmgen.passes.base import PipelineResult
 from gemmgen.passes.pipeline import pipeline
 from gemmgen.pinned import check_schedule
+from gemmgen.plan import CubinPass
 from gemmgen.runtime.launch_plan import LaunchPlan
 from gemmgen.schedule import Schedule
 from gemmgen.spec.model import GemmSpec
@@ -34,6 +35,7 @@ class Artifact:
         launch: how to launch it.
         schedule: every decision.
         result: the module after every pass.
+        cubin_pass: what changes the cubin after ptxas; None leaves it as it is.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Artifact:
     launch: LaunchPlan
     schedule: Schedule
     result: PipelineResult
+    cubin_pass: CubinPass | None = None
 
     @property
     def ir(self) -> Mapping[str, str]:
@@ -108,6 +111,8 @@ def _refuse_unused_hints(spec: GemmSpec, target: Capability) -> None:
         where = spec.position("schedule.cta_group")
         raise ScheduleError(f"CTAs do not multiply together on {target.name}", where=where, got=hints.cta_group, need=1,
                             fix="leave cta_group auto")  # fmt: skip
+    if hints.promotion_burst and not target.promotion_bursts:
+        raise _no_bursts(target, spec.position("schedule.promotion_burst"))
 
 
 def build(spec: GemmSpec, target: str, schedule: Schedule) -> Artifact:
@@ -127,4 +132,27 @@ def artifact_of(result: PipelineResult, schedule: Schedule) -> Artifact:
     module: Module = result.module
     backend = f"gemmgen.backends.{capability(module.target).dialect}"
     source = import_module(f"{backend}.source").emit_cuda(module)
-    return Artifact(module.name, source, import_module(f"{backend}.launch").launch_plan(module), schedule, result)
+    launch = import_module(f"{backend}.launch").launch_plan(module)
+    return Artifact(module.name, source, launch, schedule, result, _cubin_pass(schedule, capability(module.target)))
+
+
+def _cubin_pass(schedule: Schedule, target: Capability) -> CubinPass | None:
+    """What changes the cubin after ptxas.
+
+    Raises:
+        ScheduleError: the target has no such pass, or the kernel no use for it.
+    """
+    if not schedule.promotion_burst:
+        return None
+    if not target.promotion_bursts:
+        raise _no_bursts(target, "schedule.promotion_burst")
+    if schedule.swap_ab or not schedule.promotion_overlap:
+        raise ScheduleError("promotion cannot burst", where="schedule.promotion_burst", got=schedule,
+                            need="promotion_overlap without swap_ab", fix="set promotion_burst to false")  # fmt: skip
+    bursts: CubinPass = import_module(f"gemmgen.backends.{target.dialect}.sass").PromotionBurstPass()
+    return bursts
+
+
+def _no_bursts(target: Capability, where: str) -> ScheduleError:
+    return ScheduleError(f"promotion does not burst on {target.name}", where=where, got=True, need="auto or false",
+                         fix="leave promotion_burst auto")  # fmt: skip

@@ -28,6 +28,7 @@ def pinned(hints: ScheduleHints, schedule: Schedule) -> ScheduleHints:
         pdl=schedule.pdl,
         scales_ahead=schedule.scales_ahead,
         promotion_overlap=schedule.promotion_overlap,
+        promotion_burst=schedule.promotion_burst,
     )
 
 

@@ -27,6 +27,19 @@ if TYPE_CHECKING:
     from gemmgen.spec import GemmSpec
 
 
+class CubinPass(Protocol):
+    """A change to a cubin after ptxas."""
+
+    @property
+    def key(self) -> str:
+        """Its name and version, for the cache's keys."""
+        ...
+
+    def __call__(self, cubin: bytes, entry: str) -> tuple[bytes, int]:
+        """The changed cubin of the kernel ``entry``, and how many instructions the change concerns."""
+        ...
+
+
 class Artifact(Protocol):
     """What the compiler makes of one spec and schedule; nothing of it needs NVRTC."""
 
@@ -58,6 +71,11 @@ class Artifact(Protocol):
     @property
     def pass_ms(self) -> Mapping[str, float]:
         """Milliseconds that each pass took."""
+        ...
+
+    @property
+    def cubin_pass(self) -> CubinPass | None:
+        """What changes the cubin after ptxas; None leaves it as it is."""
         ...
 
 
@@ -103,11 +121,12 @@ class Binary:
 
     Attributes:
         key: content hash of what decided it.
-        cubin: ELF image.
+        cubin: ELF image, as it is launched.
         ptx: PTX text.
         source: CUDA source.
         launch: how to launch it.
         resources: registers, spills, shared memory.
+        promotion_burst: FFMAs that stay and keep their scale because a pass over the cubin found them in a run.
     """
 
     key: str
@@ -116,12 +135,14 @@ class Binary:
     source: str
     launch: LaunchPlan
     resources: Resources
+    promotion_burst: int = 0
 
     @classmethod
     def from_parts(cls, key: str, parts: Mapping[str, bytes], launch: LaunchPlan) -> Binary:
         """Rebuild from a cache entry and the launch plan."""
         resources = Resources.from_dict(json.loads(parts["resources"]))
-        return cls(key, parts["cubin"], parts["ptx"].decode(), parts["source"].decode(), launch, resources)
+        texts = parts["ptx"].decode(), parts["source"].decode()
+        return cls(key, parts["cubin"], *texts, launch, resources, int(parts["promotion_burst"]))
 
 
 class Variant:
@@ -227,7 +248,8 @@ class Variant:
         artifact, target = self.artifact, self._plan.target
         version = "{}.{}".format(*nvrtc.nvrtc_version())
         options = " ".join(nvrtc.compile_options(target))
-        key = digest("cubin", artifact.source, artifact.name, options, version, nvrtc.nvrtc_identity(), target)
+        after = "" if artifact.cubin_pass is None else artifact.cubin_pass.key
+        key = digest("cubin", artifact.source, artifact.name, options, version, nvrtc.nvrtc_identity(), target, after)
         started = time.perf_counter()
         parts = self._plan.cache.get_or_make("cubin", key, lambda: _compile_parts(artifact, target))
         self._plan.cache.record(self._request_key(), {"cubin": key, "launch": artifact.launch.to_dict()})
@@ -363,8 +385,11 @@ def _check_ranges(name: str, ranges: list[tuple[int, int | None]]) -> None:
 
 def _compile_parts(artifact: Artifact, target: str) -> dict[str, bytes]:
     compiled = nvrtc.compile_cuda(artifact.source, artifact.name, target)
+    after = artifact.cubin_pass
+    cubin, bursting = (compiled.cubin, 0) if after is None else after(compiled.cubin, artifact.name)
     return {
-        "cubin": compiled.cubin,
+        "cubin": cubin,
+        "promotion_burst": str(bursting).encode(),
         "ptx": compiled.ptx.encode(),
         "source": artifact.source.encode(),
         "resources": json.dumps(compiled.resources.to_dict()).encode(),

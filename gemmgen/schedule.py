@@ -32,6 +32,7 @@ class Schedule:
         promotion_overlap: a step is promoted while the tensor core multiplies the next one; takes a second partial sum.
         accumulators: partial sums in tensor memory that may be under way at once; 0 where there is none.
         cta_group: CTAs that multiply together: 2 for pairs, which share the operand on the tensor core's N side.
+        promotion_burst: promotion's multiply-adds by one scale are issued in a row; set in the cubin, after ptxas.
     """
 
     tile: tuple[int, int, int]
@@ -50,6 +51,7 @@ class Schedule:
     promotion_overlap: bool = False
     accumulators: int = 0
     cta_group: int = 1
+    promotion_burst: bool = False
 
     @property
     def cluster_size(self) -> int:
@@ -98,6 +100,7 @@ class Schedule:
         parts += [f"scales={self.scale_copy}"] if self.scale_copy != "bulk" else []
         parts += ["scales_ahead"] if self.scales_ahead else []
         parts += ["promotion_overlap"] if self.promotion_overlap else []
+        parts += ["promotion_burst"] if self.promotion_burst else []
         parts += ["pdl"] if self.pdl else []
         parts += [f"accumulators={self.accumulators}"] if self.accumulators else []
         return " ".join(parts)

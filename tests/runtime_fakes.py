@@ -250,6 +250,7 @@ class SmallArtifact:
     launch: LaunchPlan
     ir: dict[str, str]
     schedule: str
+    cubin_pass: Any = None
 
 
 @dataclass

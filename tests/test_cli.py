@@ -57,6 +57,7 @@ class StandInArtifact:
     name: str = "stand_in"
     source: str = SOURCE
     launch: LaunchPlan = LAUNCH
+    cubin_pass: None = None
     ir: Mapping[str, str] = field(
         default_factory=lambda: {"tile": "the tile IR\n", "async": "the async IR\n", "pipelining": "after a pass\n"}
     )

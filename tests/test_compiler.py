@@ -111,3 +111,19 @@ def test_hints_that_nothing_follows_are_refused(hints: dict[str, object], path: 
         compiler.plan(spec, "sm_90a")
     assert caught.value.where == spec.position(path)
     assert caught.value.fix
+
+
+@pytest.mark.parametrize("target", ["sm_100a", "sm_103a"])
+def test_bursts_are_hoppers(target: str) -> None:
+    spec = load_spec("fp8_gemm_nt").bind(N=256, K=256)
+    for hint in (None, False):
+        plans = compiler.plan(dataclasses.replace(spec, schedule=ScheduleHints(promotion_burst=hint)), target)
+        assert {entry.schedule.promotion_burst for entry in plans} == {False}
+    hinted = dataclasses.replace(spec, schedule=ScheduleHints(promotion_burst=True))
+    with pytest.raises(ScheduleError, match=f"promotion does not burst on {target}") as hint_refused:
+        compiler.plan(hinted, target)
+    assert hint_refused.value.where == hinted.position("schedule.promotion_burst")
+    with pytest.raises(ScheduleError, match="promotion does not burst") as schedule_refused:
+        compiler.build(spec, target, plans[0].schedule.replace(promotion_burst=True))
+    for error in (hint_refused.value, schedule_refused.value):
+        assert None not in (error.where, error.got, error.need, error.fix)

@@ -33,6 +33,14 @@ def test_text():
     )
 
 
+def test_text_of_bursts():
+    overlapped = PLAIN.replace(promotion_overlap=True, promotion_burst=True)
+    assert str(overlapped) == f"{PLAIN} promotion_overlap promotion_burst"
+    assert Schedule.from_dict(overlapped.to_dict()) == overlapped
+    older = {name: value for name, value in PLAIN.to_dict().items() if name != "promotion_burst"}
+    assert Schedule.from_dict(older) == PLAIN, "what a version without bursts measured had none"
+
+
 def test_cluster_and_scheduler():
     assert (PLAIN.cluster_size, PLAIN.scheduler) == (1, "persistent")
     assert (EVERYTHING.cluster_size, EVERYTHING.scheduler) == (8, "split_k")

@@ -83,6 +83,36 @@ def test_an_overlap_that_cannot_be_says_why():
     assert caught.value.got == "no promotion"
 
 
+@pytest.mark.parametrize(
+    ("name", "hints", "got"),
+    [
+        ("fp8_gemm_nt", {"tile": (32, 64, 128), "swap_ab": True}, "swap_ab: columns have scales of their own"),
+        ("fp8_gemm_nt", {"tile": (128, 128, 128), "promotion_overlap": False}, "promotion that overlaps with nothing"),
+        ("fp8_gemm_nt_rowwise", {"tile": (128, 128, 128)}, "steps without scales of their own"),
+        ("fp8_gemm_nt_no_promotion", {"tile": (128, 128, 128)}, "promotion that overlaps with nothing"),
+        ("bf16_gemm_nt", {"tile": (128, 128, 64)}, "promotion that overlaps with nothing"),
+    ],
+)
+def test_bursts_that_cannot_be_say_why(name: str, hints: dict[str, Any], got: str):
+    ((_, _, schedule),) = heuristics.plan(spec_of(4096, 7168, name, **hints), HOPPER)
+    assert not schedule.promotion_burst
+    with pytest.raises(ScheduleError) as caught:
+        heuristics.plan(spec_of(4096, 7168, name, **hints, promotion_burst=True), HOPPER)
+    error = caught.value
+    assert (error.what, error.where, error.got) == ("promotion cannot burst", "schedule.promotion_burst", got)
+    assert error.need == "promotion_overlap, a scale per row and step, and rows of D on wgmma's M side"
+    assert error.fix == "leave promotion_burst auto: it is on wherever it may be"
+
+
+def test_a_kernel_without_use_for_bursts_is_not_built():
+    spec = spec_of(4096, 7168)
+    for schedule in (PLAIN, FEW.replace(promotion_overlap=True)):
+        with pytest.raises(ScheduleError, match="promotion cannot burst") as caught:
+            compiler.build(spec, TARGET, schedule.replace(promotion_burst=True))
+        assert None not in (caught.value.where, caught.value.got, caught.value.need, caught.value.fix)
+    assert compiler.build(spec, TARGET, PLAIN.replace(promotion_overlap=True)).cubin_pass is None
+
+
 def test_a_ring_of_one_stage_does_not_overlap_by_itself():
     """The next step's stage would be loaded into the one that is held."""
     ((_, _, schedule),) = planned(tile=(128, 128, 128), stages=1)

@@ -21,7 +21,7 @@ from gemmgen.ir.rewrite import walk
 from gemmgen.ir.schema import schema_of
 from gemmgen.ir.types import E2M1, INDEX, gmem
 
-VARIANTS = {"lanes": {"scale_copy": "lanes"}, "steps": {"promotion_overlap": False}}
+VARIANTS = {"lanes": {"scale_copy": "lanes"}, "steps": {"promotion_overlap": False, "promotion_burst": False}}
 """What else a case's schedule says: lanes copy all scales, or steps do not overlap."""
 
 

@@ -151,6 +151,11 @@ def test_predictions_grow_with_the_problem():
         ({"promotion_overlap": True}, "promotion_overlap", True),
         ({"tile": (128, 128, 128), "promotion_overlap": True}, "promotion_overlap", True),
         ({"tile": (8, 64, 128), "swap_ab": True, "promotion_overlap": True}, "promotion_overlap", True),
+        ({"promotion_overlap": False}, "promotion_burst", False),
+        ({"promotion_burst": False}, "promotion_burst", False),
+        ({"promotion_burst": True, "swap_ab": False}, "promotion_burst", True),
+        ({"promotion_burst": True, "swap_ab": False}, "promotion_overlap", True),
+        ({"tile": (64, 64, 128), "promotion_burst": True}, "promotion_burst", True),
         ({"raster": Raster(group=4)}, "raster_group", 4),
         ({"raster": Raster(along="n")}, "raster_along", "n"),
         ({"registers": Registers(producer=32)}, "producer_registers", 32),
@@ -225,6 +230,19 @@ def test_a_hint_drops_only_what_it_does_not_fit():
             "schedule.promotion_overlap",
         ),
         ({"tile": (128, 160, 128), "promotion_overlap": True}, "accumulators do not fit", "schedule.tile"),
+        ({"tile": (256, 128, 128), "promotion_burst": True}, "promotion cannot burst", "schedule.promotion_burst"),
+        (
+            {"tile": (32, 64, 128), "swap_ab": True, "promotion_burst": True},
+            "promotion cannot burst",
+            "schedule.promotion_burst",
+        ),
+        (
+            {"promotion_overlap": False, "promotion_burst": True},
+            "promotion cannot burst",
+            "schedule.promotion_burst",
+        ),
+        # The first M have swapped tiles only.
+        ({"promotion_burst": True}, "promotion cannot burst", "schedule.promotion_burst"),
         ({"split_k": 30}, "no schedule of this target fits the hints", "schedule"),
         ({"cluster": (4, 2)}, "operands are shared along one axis", "schedule.cluster"),
         ({"warps": Warps(math=3)}, "no schedule of this target fits the hints", "schedule"),
@@ -284,3 +302,9 @@ def test_plans_overlap_what_may():
     assert {s.promotion_overlap for s in SHIPPED} == {True, False}
     for schedule in SHIPPED:
         assert schedule.promotion_overlap == heuristics.may_overlap(schedule), schedule
+
+
+def test_plans_burst_where_rows_are_promoted_beside_products():
+    assert {s.promotion_burst for s in SHIPPED if s.promotion_overlap} == {True, False}
+    for schedule in SHIPPED:
+        assert schedule.promotion_burst == (schedule.promotion_overlap and not schedule.swap_ab), schedule

@@ -59,9 +59,13 @@ def test_overlap_is_a_lever_and_follows_the_tile() -> None:
     space = Space(SPEC, 4096, TARGET)
     overlapped = space.priced(space.served().schedule.replace(
         tile=(128, 128, 128), stages=5, cluster=(1, 1), split_k=1, swap_ab=False, math_warpgroups=2,
-        producer_registers=40, math_registers=232, promotion_overlap=True)).schedule  # fmt: skip
+        producer_registers=40, math_registers=232, promotion_overlap=True, promotion_burst=True)).schedule  # fmt: skip
     found = [candidate.schedule for candidate in space.neighbours(overlapped)]
-    assert overlapped.replace(promotion_overlap=False) in found
+    assert overlapped.replace(promotion_overlap=False, promotion_burst=False) in found
+    assert overlapped.replace(promotion_burst=False) in found
+    assert all(
+        s.promotion_burst == s.promotion_overlap for s in found if s != overlapped.replace(promotion_burst=False)
+    )
     assert [s.promotion_overlap for s in found if s.tile == (256, 128, 128)] == [False]
     assert {s.promotion_overlap for s in found if s.tile == (128, 112, 128)} == {True}
     hinted = replace(SPEC, schedule=replace(SPEC.schedule, promotion_overlap=True))

@@ -33,6 +33,7 @@ class Capability:
         tensor_core_bits: fraction bits that an FP8 product sum keeps; promotion exists because of it.
         block_scaled_mma: the tensor core applies block scales itself.
         cta_pairs: two CTAs of a cluster can multiply together.
+        promotion_bursts: its instructions' scheduling bits are known, so that a cubin can be changed after ptxas.
         tensor_memory: accumulators live in tensor memory, 128 lanes of ``tensor_memory_columns`` 32-bit words.
     """
 
@@ -52,6 +53,7 @@ class Capability:
     tensor_core_bits: int = 13
     block_scaled_mma: bool = False
     cta_pairs: bool = False
+    promotion_bursts: bool = False
     tensor_memory: bool = False
 
     @property
@@ -63,7 +65,7 @@ class Capability:
 _CAPABILITIES = {
     record.name: record
     for record in (
-        Capability("sm_90a", "sm90", (9, 0), "H100, H200, H20", sms=132),
+        Capability("sm_90a", "sm90", (9, 0), "H100, H200, H20", sms=132, promotion_bursts=True),
         Capability(
             "sm_100a", "sm100", (10, 0), "B200, GB200", sms=148, tensor_core_bits=25, block_scaled_mma=True,
             cta_pairs=True, tensor_memory=True,

@@ -15,7 +15,8 @@ from gemmgen.spec import GemmSpec, load_spec
 from gemmgen.spec.support import unsupported_reason
 from gemmgen.tuning.file import TunedFile, load_tuned
 
-COLUMNS = ("target", "M", "schedule", "registers", "spills (B)", "shared (B)", "threads", "cluster", "cubin (B)")
+COLUMNS = ("target", "M", "schedule", "registers", "spills (B)", "shared (B)", "threads", "cluster", "cubin (B)",
+           "FFMAs in bursts")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ def variant_dict(variant: Variant) -> dict[str, Any]:
         "cluster": binary.launch.cluster,
         "smem_bytes": binary.launch.smem_bytes,
         "cubin_bytes": len(binary.cubin),
+        "promotion_burst": binary.promotion_burst,
     }
 
 
@@ -156,7 +158,8 @@ def print_resources(title: str, builds: Sequence[TargetBuild]) -> None:
             spills = used.spill_store_bytes + used.spill_load_bytes
             shared = binary.launch.smem_bytes + used.static_smem_bytes
             rows.append((built.target, m_range(variant), variant.schedule, used.registers, spills, shared,
-                         binary.launch.threads, binary.launch.cluster, len(binary.cubin)))  # fmt: skip
+                         binary.launch.threads, binary.launch.cluster, len(binary.cubin),
+                         binary.promotion_burst))  # fmt: skip
     print_table(title, COLUMNS, rows)
     for built in builds:
         for variant in built.variants:

@@ -152,6 +152,9 @@ class ScheduleHints(SpecPart):
     scales_ahead: bool | None = entry(
         auto(Flag()), "copy the scales of blocks for all steps of a tile at once, on Hopper", default=None
     )
+    promotion_burst: bool | None = entry(
+        auto(Flag()), "issue a row's promotion without a pause while it overlaps, on Hopper", default=None
+    )
     epilogue_overlap: bool | None = entry(auto(Flag()), "store a tile while the next one is multiplied", default=None)
 
 

@@ -18,7 +18,9 @@ CLUSTERS = ((1, 1), (1, 2), (2, 1))
 COLUMN_STEPS = (8, 16, 32)
 RASTER_GROUPS = (1, 4, 8, 16, 32)
 WARPGROUPS = (1, 2)
-DECIDED_FIELDS = ("stages", "producer_registers", "math_registers", "promotion_overlap", "accumulators")
+DECIDED_FIELDS = (
+    "stages", "producer_registers", "math_registers", "promotion_overlap", "promotion_burst", "accumulators",
+)  # fmt: skip
 """What the heuristics decide again when a schedule is varied, unless the variation or a hint says it."""
 
 
@@ -86,10 +88,9 @@ class Space:
         """The schedule with some fields changed, and what depends on them decided again."""
         changed = schedule.replace(**changes)
         hints = replace(pinned(self.spec.schedule, changed), registers=self.spec.schedule.registers)
-        if not _hinted(self.spec.schedule, "stages") and "stages" not in changes:
-            hints = replace(hints, stages=None)
-        if not _hinted(self.spec.schedule, "promotion_overlap") and "promotion_overlap" not in changes:
-            hints = replace(hints, promotion_overlap=None)
+        for name in ("stages", "promotion_overlap", "promotion_burst"):
+            if not _hinted(self.spec.schedule, name) and name not in changes:
+                hints = replace(hints, **{name: None})
         [found, *_] = self._ranked(hints)
         decided = {name: getattr(found.schedule, name) for name in DECIDED_FIELDS}
         return Candidate(changed.replace(**decided), found.predicted_us)
@@ -124,6 +125,7 @@ def _variations(schedule: Schedule) -> Iterator[dict[str, Any]]:
     if schedule.split_k == 1:
         yield from ({"cluster": cluster} for cluster in CLUSTERS)
     yield {"promotion_overlap": not schedule.promotion_overlap}
+    yield {"promotion_burst": not schedule.promotion_burst}
     yield from ({"stages": stages} for stages in (schedule.stages - 1, schedule.stages // 2))
     yield from ({"raster_group": group} for group in RASTER_GROUPS)
     yield {"raster_along": "n" if schedule.raster_along == "m" else "m"}
