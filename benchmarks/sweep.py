@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from itertools import product
 from pathlib import Path
 
 from gemmgen.backends.capability import Capability, capability
@@ -35,8 +34,11 @@ TARGET = "sm_90a"
 SHOWN = 5
 SWAPPED_UP_TO = 256
 PLAIN_FROM = 64
+CLUSTERS = ((2, 1), (1, 2))
+PAIRED = {128: (128, 192), 256: (96, 112, 128)}
+"""Columns of tiles that are tried in pairs of CTAs, by rows."""
 SPLITS = (1, 2, 3, 4, 5, 6, 7, 8)
-PREDICTED_WITHIN = 1.6
+PREDICTED_WITHIN = 1.4
 """Schedules that the model thinks slower than the best by more than this factor are not compiled."""
 REST_S = 0.03
 
@@ -112,11 +114,10 @@ def worth_measuring(shape: Shape, target: Capability) -> list[Schedule]:
 def wide(shape: Shape, target: Capability) -> Iterator[Schedule]:
     """What the heuristics choose from, and more."""
     steps = -(-shape.k // 128)
-    shipped = heuristics.candidates(ScheduleHints(), shape.m, target)
-    more = [s.replace(stages=heuristics.most_stages(s, target)) for s in (*_swapped(shape.m), *_plain(shape.m))]
-    overlapped = [s.replace(promotion_overlap=heuristics.may_overlap(s)) for s in more]
-    bursting = [s.replace(promotion_burst=heuristics.may_burst(s)) for s in overlapped]
-    for schedule in dict.fromkeys((*shipped, *bursting)):
+    operands = heuristics.Operands(steps=steps)
+    shipped = heuristics.candidates(ScheduleHints(), shape.m, target, operands=operands)
+    more = [heuristics.completed(s, target, operands) for s in (*_swapped(shape.m), *_plain(shape.m))]
+    for schedule in dict.fromkeys((*shipped, *more)):
         ctas = -(-shape.m // schedule.tile[0]) * -(-shape.n // schedule.tile[1]) * schedule.split_k
         one_wave = schedule.split_k == 1 or ctas <= target.sms
         if schedule.stages >= 2 and steps >= 2 * schedule.split_k and one_wave:
@@ -140,14 +141,11 @@ def _plain(m: int) -> Iterator[Schedule]:
     """Rows of A on the M side, for more than a few."""
     if m <= PLAIN_FROM:
         return
-    for rows, columns in product((128, 256, 192) if m > 128 else (128,), (32, 64, 80, 96, 112, 128, 144, 160, 192)):
-        if rows * columns > 256 * 128 or (rows == 192 and columns > 112) or (rows == 256 and columns < 64):
-            continue
-        groups, producer, math = (3, 32, 160) if rows == 192 else (2, 40, 232)
-        for cluster in ((1, 1), (2, 1), (1, 2)):
-            if cluster == (2, 1) and (columns % 16 or m <= rows):
-                continue
-            yield Schedule((rows, columns, 128), 0, cluster, 1, False, groups, producer, math)
+    widths = {128: range(64, 193, 16), 256: range(64, 129, 16)}
+    for rows, columns in ((tall, wide) for tall, found in widths.items() for wide in found if m > tall // 2):
+        yield Schedule((rows, columns, 128), 0, producer_registers=40, math_registers=232)
+        for cluster in CLUSTERS if columns in PAIRED[rows] and m > 2 * rows else ():
+            yield Schedule((rows, columns, 128), 0, cluster, producer_registers=40, math_registers=232)
         if rows == 128 and columns in (64, 96, 128) and m <= 1024:
             for split in SPLITS[1:]:
                 yield Schedule((rows, columns, 128), 0, (1, 1), split, False, 2, 40, 232)

@@ -78,9 +78,13 @@ SHIPPED = CostTables(
         128: {
             32: Cost(1.886, 0.164, 0.314), 64: Cost(1.221, 0.252, 0.401), 80: Cost(1.9, 0.33, 0.481),
             96: Cost(1.7, 0.356, 0.585), 112: Cost(2.368, 0.451, 0.553), 128: Cost(1.979, 0.381, 0.634),
-            144: Cost(2.245, 0.516, 0.86), 160: Cost(2.034, 0.521, 0.772), 192: Cost(2.516, 0.576, 0.849),
+            144: Cost(2.1, 0.45, 0.7), 160: Cost(2.034, 0.475, 0.73), 176: Cost(2.3, 0.52, 0.79),
+            192: Cost(2.516, 0.545, 0.849),
         },
-        256: {64: Cost(1.779, 0.468, 0.609), 96: Cost(2.234, 0.652, 0.967), 128: Cost(2.452, 0.743, 1.136)},
+        256: {
+            64: Cost(1.779, 0.468, 0.609), 80: Cost(2.0, 0.53, 0.8), 96: Cost(2.234, 0.6, 0.967),
+            112: Cost(2.35, 0.66, 1.05), 128: Cost(2.452, 0.72, 1.136),
+        },
     },
     # Estimated, not measured: the tensor core takes as long for a step of as many bytes as with FP8, and there is no
     # promotion, which leaves registers for wider tiles.

@@ -6,7 +6,7 @@ steps of K at ``step`` µs, and ``tile`` µs per round that nothing hides. The n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gemmgen.backends.capability import Capability
 from gemmgen.backends.m_ranges import MRanges
@@ -79,7 +79,7 @@ class Operands:
         promoted: partial sums are added up by the CUDA cores.
         scaled_by_step: promotion multiplies by scales of its step, one per row; else scales wait for the whole sum.
         blocks: scales of blocks of rows come with the steps of K.
-        steps: steps of K, 0 if K is not known.
+        steps: steps of K; 0 if K is not known.
     """
 
     item_bytes: int = 1
@@ -100,10 +100,8 @@ class Operands:
         by_step = promoted and scale is not None and isinstance(scale.block[1], int)
         scales = [side.scale.block for side in (spec.operands.a, spec.operands.b) if side.scale is not None]
         blocks = any(isinstance(rows, int) and rows > 1 and isinstance(step, int) for rows, step in scales)
-        k = spec.problem.dims["K"]
-        steps = _ceil(k * item_bytes, STEP_BYTES) if isinstance(k, int) else 0
         layouts = rows_contiguous(layout, "a"), rows_contiguous(layout, "b")
-        return cls(item_bytes, *layouts, promoted, by_step, blocks, steps)
+        return cls(item_bytes, *layouts, promoted, by_step, blocks)
 
     @property
     def step_k(self) -> int:
@@ -161,6 +159,7 @@ def ranked(
         ScheduleError: the hints contradict each other or the hardware.
     """
     steps = max(1, -(-k // operands.step_k))
+    operands = replace(operands, steps=_ceil(k, operands.step_k))
     found = [(prediction(s, m, n, k, target), s) for s in candidates(hints, m, target, scale_copy, operands)]
     useful = [(p, s) for p, s in found if s.split_k == 1 or (s.split_k <= steps and p.rounds.count == 1)]
     useful = [(p, s) for p, s in useful if not _stored_by_threads(n) or s.tile[:2] != MULTICAST_TILE]
@@ -213,6 +212,15 @@ def candidates(
             fix="give schedule.tile, or leave a hint auto",
         )
     return allowed
+
+
+def completed(schedule: Schedule, target: Capability, operands: Operands = FP8) -> Schedule:
+    """The schedule with everything decided that follows from its tile, its warps, and how CTAs share work.
+
+    Raises:
+        ScheduleError: the hardware cannot do it.
+    """
+    return _with_hints(schedule, ScheduleHints(), target, operands)
 
 
 def predict(schedule: Schedule, m: int, n: int, k: int, target: Capability) -> float:
