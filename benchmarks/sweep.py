@@ -35,7 +35,7 @@ SHOWN = 5
 SWAPPED_UP_TO = 256
 PLAIN_FROM = 64
 CLUSTERS = ((2, 1), (1, 2))
-PAIRED = {128: (128, 192), 256: (96, 112, 128)}
+PAIRED = {128: (128, 192), 256: (128,)}
 """Columns of tiles that are tried in pairs of CTAs, by rows."""
 SPLITS = (1, 2, 3, 4, 5, 6, 7, 8)
 PREDICTED_WITHIN = 1.4
@@ -141,7 +141,7 @@ def _plain(m: int) -> Iterator[Schedule]:
     """Rows of A on the M side, for more than a few."""
     if m <= PLAIN_FROM:
         return
-    widths = {128: range(64, 193, 16), 256: range(64, 129, 16)}
+    widths = {128: range(64, 193, 16), 256: (64, 96, 112, 128)}
     for rows, columns in ((tall, wide) for tall, found in widths.items() for wide in found if m > tall // 2):
         yield Schedule((rows, columns, 128), 0, producer_registers=40, math_registers=232)
         for cluster in CLUSTERS if columns in PAIRED[rows] and m > 2 * rows else ():
