@@ -106,6 +106,7 @@ def measure(
     with_cublas: bool = True,
     budget_s: float = 120.0,
     replays: int = 7,
+    load_s: float = 0.0,
 ) -> list[Row]:
     """Check and time every shape; ``make_launch`` None times the peers only.
 
@@ -115,6 +116,7 @@ def measure(
         with_cublas: measure cuBLASLt as well, which the normalisation needs, and for few rows BF16 cuBLAS.
         budget_s: shapes that have not begun by then are left out, with a line on stderr.
         replays: timed graph replays per kernel and shape.
+        load_s: load before each timing, instead of a rest.
     """
     started = time.monotonic()
     rows: list[Row] = []
@@ -123,7 +125,7 @@ def measure(
             print(f"budget of {budget_s:.0f} s spent: {shape} and later shapes left out", file=sys.stderr)
             break
         try:
-            rows.append(_measure_shape(shape, make_launch, with_cublas, replays))
+            rows.append(_measure_shape(shape, make_launch, with_cublas, replays, load_s))
             torch.cuda.empty_cache()
         except torch.AcceleratorError as failure:
             rows.append(replace(_empty_row(shape), error=f"stopped, the CUDA context is lost: {failure}"))
@@ -172,7 +174,7 @@ def machine() -> dict[str, str]:
     }
 
 
-def _measure_shape(shape: Shape, make_launch: MakeLaunch | None, with_cublas: bool, replays: int) -> Row:
+def _measure_shape(shape: Shape, make_launch: MakeLaunch | None, with_cublas: bool, replays: int, load_s: float) -> Row:
     row = _empty_row(shape)
     inputs = [make_inputs(shape, seed) for seed in range(row.sets)]
     launches: dict[str, Sequence[Launch]] = {"ours": [], "cublas": [], "bf16": []}
@@ -186,7 +188,7 @@ def _measure_shape(shape: Shape, make_launch: MakeLaunch | None, with_cublas: bo
         if make_launch:
             launches["ours"] = ours = [make_launch(x) for x in inputs]
             row = replace(row, diff=max(check(ours[0], inputs[0]), check(ours[-1], inputs[-1])))
-        times = _time_in_turns(launches, replays)
+        times = _time_in_turns(launches, replays, load_s)
     except torch.AcceleratorError:
         raise
     except Exception as failure:
@@ -195,12 +197,12 @@ def _measure_shape(shape: Shape, make_launch: MakeLaunch | None, with_cublas: bo
     return _with_timing(row, times["ours"]) if "ours" in times else row
 
 
-def _time_in_turns(launches: Mapping[str, Sequence[Launch]], replays: int) -> dict[str, Timing]:
+def _time_in_turns(launches: Mapping[str, Sequence[Launch]], replays: int, load_s: float = 0.0) -> dict[str, Timing]:
     """Time whatever there is in the order of `TURNS`, so that a chip that warms up or slows down does so for all."""
     turns: dict[str, list[Timing]] = {}
     for name in TURNS:
         if launches[name]:
-            turns.setdefault(name, []).append(time_launches(launches[name], replays=replays))
+            turns.setdefault(name, []).append(time_launches(launches[name], replays=replays, load_s=load_s))
     return {name: Timing.mean(timings) for name, timings in turns.items()}
 
 

@@ -231,7 +231,12 @@ def check(launch: Launch, x: Inputs) -> float:
 
 
 def time_launches(
-    fns: Sequence[Launch], *, replays: int = 7, min_graph_us: float = 2000.0, rest_s: float = 0.1
+    fns: Sequence[Launch],
+    *,
+    replays: int = 7,
+    min_graph_us: float = 2000.0,
+    rest_s: float = 0.1,
+    load_s: float = 0.0,
 ) -> Timing:
     """Time launches with a cold L2: one CUDA graph that goes round all input sets, replayed a few times.
 
@@ -242,6 +247,7 @@ def time_launches(
             graph disappears.
         rest_s: how long the chip idles before it is timed, so that every kernel meets the power limit, which averages
             over tens of milliseconds, in the same state. Sustained, large products of every library run slower.
+        load_s: how long the chip runs the same launches before they are timed, instead of resting.
     """
     for fn in fns:
         fn()
@@ -254,11 +260,22 @@ def time_launches(
         graph = _capture(fns, rounds)
         graph.replay()
     torch.cuda.synchronize()
-    time.sleep(rest_s)
+    if load_s:
+        _load(graph, load_s)
+    else:
+        time.sleep(rest_s)
     graph.replay()
     launches = rounds * len(fns)
     times = sorted(_replay_us(graph) / launches for _ in range(replays))
     return Timing(statistics.median(times), times[0], times[-1], launches)
+
+
+def _load(graph: torch.cuda.CUDAGraph, seconds: float) -> None:
+    """Keep the GPU busy for so long."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        graph.replay()
+        torch.cuda.synchronize()
 
 
 def host_us(call: Callable[[], object], calls: int = 200, rounds: int = 15) -> float:

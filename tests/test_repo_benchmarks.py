@@ -102,14 +102,14 @@ def test_bf16_multiplies_the_same_elements():
 def test_kernels_are_timed_in_a_symmetric_order(monkeypatch):
     turns = []
 
-    def timed(launches, replays):
-        turns.append(launches[0]())
+    def timed(launches, replays, load_s):
+        turns.append((launches[0](), load_s))
         return Timing(len(turns), 0.0, 9.0, replays)
 
     monkeypatch.setattr(compare, "time_launches", timed)
     launches = {name: [lambda name=name: name] for name in ("ours", "cublas", "bf16")}
-    times = compare._time_in_turns(launches, 7)
-    assert turns == turns[::-1] == ["cublas", "ours", "bf16", "ours", "cublas"]
+    times = compare._time_in_turns(launches, 7, 0.25)
+    assert turns == turns[::-1] == [(name, 0.25) for name in ("cublas", "ours", "bf16", "ours", "cublas")]
     assert {name: timing.median_us for name, timing in times.items()} == {"cublas": 3, "ours": 3, "bf16": 3}
     assert list(compare._time_in_turns({**launches, "cublas": [], "bf16": []}, 7)) == ["ours"]
 
