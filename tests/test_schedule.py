@@ -8,7 +8,7 @@ from gemmgen.errors import ScheduleError
 from gemmgen.schedule import Schedule
 
 PLAIN = Schedule((128, 128, 128), 5)
-EVERYTHING = Schedule((32, 64, 128), 6, (2, 1), 4, True, 1, 40, 232, 4, "n", "lanes", True, True)
+EVERYTHING = Schedule((32, 64, 128), 6, (2, 1), 4, True, 1, 40, 232, 4, "n", "lanes", False, True, True)
 
 
 @pytest.mark.parametrize("schedule", [PLAIN, EVERYTHING])

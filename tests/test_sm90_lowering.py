@@ -27,6 +27,12 @@ PLAIN_SUMS = edited(
     (', #buffer{name="sb", type=smem<f32, [1]>, engine=lanes, stage_bytes=16}]', "]"),
 )
 """Without scales in the steps, as where they hold for all of K."""
+PLACED = ["stage_descriptor", "stage_descriptor"]
+"""Where a step's operands are, which does not wait for them to be there."""
+DESCRIPTORS = [
+    '%desc_a = sm90.descriptor() {area="a", dtype="e4m3", row_bytes=128, waves=1} : i64',
+    '%desc_b = sm90.descriptor() {area="b", dtype="e4m3", row_bytes=128} : i64',
+]
 ALONE = opt(ASYNC, "epilogue-staging,shared-memory-allocation,lower-sm90{warpgroups=2}")
 
 
@@ -159,7 +165,9 @@ def overlapped(text: str) -> dict[str, list[str]]:
 
 def test_an_overlapped_step_is_cut_in_two():
     found = overlapped(opt(PROMOTED, f"pipelining{{stages=3}},{AHEAD}"))
-    assert names(found["start"]) == ["wait", "block_scales", "row_scales", "keep", "keep", "wgmma", "advance"]
+    assert names(found["start"]) == [
+        *PLACED, "wait", "block_scales", "row_scales", "keep", "keep", "wgmma", "advance"
+    ]  # fmt: skip
     assert names(found["finish"]) == ["wgmma_wait_older", "release", "promote_rows", "advance"]
     assert found["start"][0] == (
         "start (%next_part: frag<f32, [64, 64]>, %next_row_scale: frag<f32, [2]>, %next_block_scale: frag<f32, [1]>) {"
@@ -181,6 +189,7 @@ def test_partial_sums_and_the_older_cursor_are_made_before_the_tiles():
     before = rows[: next(index for index, row in enumerate(rows) if row.startswith("sm90.tile_loop("))]
     assert before[1:] == [
         "sm90.thread_position()",
+        *DESCRIPTORS,
         "%part = sm90.zero() : frag<f32, [64, 64]>",
         "%part_1 = sm90.zero() : frag<f32, [64, 64]>",
         "%behind = sm90.cursor() : index",
@@ -206,7 +215,9 @@ def test_overlapped_steps_of_swapped_operands():
     """A scale per column: they are kept too, two for every 8 columns."""
     text = opt(PROMOTED, f"swap-operands,pipelining,{AHEAD.replace('2}', '1}')}")
     found = overlapped(text)
-    assert names(found["start"]) == ["wait", "block_scales", "column_scales", "keep", "keep", "wgmma", "advance"]
+    assert names(found["start"]) == [
+        *PLACED, "wait", "block_scales", "column_scales", "keep", "keep", "wgmma", "advance"
+    ]  # fmt: skip
     assert "%next_block_scale: frag<f32, [1]>, %next_col_scale: frag<f32, [16, 2]>" in found["start"][0]
     assert (
         "sm90.promote_columns(acc=%sum, part=%done_part, blocks=%done_block_scale, columns=%done_col_scale)"
@@ -222,7 +233,7 @@ def test_overlapped_steps_in_a_cluster_release_to_all_of_it():
 def test_overlapped_steps_without_scales_keep_nothing():
     text = opt(PLAIN_SUMS, AHEAD)
     found = overlapped(text)
-    assert names(found["start"]) == ["wait", "wgmma", "advance"]
+    assert names(found["start"]) == [*PLACED, "wait", "wgmma", "advance"]
     assert names(found["finish"]) == ["wgmma_wait_older", "release", "add_part", "advance"]
     assert found["start"][0] == "start (%next_part: frag<f32, [64, 64]>) {"
 
@@ -266,7 +277,7 @@ def test_a_transposed_tile_leaves_as_columns():
     rows = section(SWAPPED, "math")
     assert ordered(rows, "wgmma", "promote_columns", "staging_wait", "store_columns", "tma_store")
     assert "box=[128, 64], slabs=1, waves=1, wave=0, transposed=true}" in SWAPPED
-    assert 'sm90.wgmma(part=%part, cursor=%cursor) {a="b", b="a"' in SWAPPED
+    assert 'sm90.wgmma(part=%part, cursor=%cursor, desc_a=%a_at, desc_b=%b_at) {a="b", b="a"' in SWAPPED
 
 
 def test_a_shared_box_is_loaded_in_parts():

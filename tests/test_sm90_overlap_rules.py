@@ -16,6 +16,8 @@ WGMMA, PROMOTE = line(OVERLAP, "sm90.wgmma("), line(OVERLAP, "sm90.promote_rows"
 WAIT, RELEASE = line(OVERLAP, "sm90.wait(barriers=%full"), line(OVERLAP, "sm90.release")
 WAIT_OLDER, BEHIND = line(OVERLAP, "sm90.wgmma_wait_older"), line(OVERLAP, "sm90.advance(cursor=%behind)")
 STARTED, KEEP = line(OVERLAP, "sm90.advance(cursor=%cursor)"), line(OVERLAP, "sm90.keep")
+LATE_WGMMA = WGMMA.replace("%next_part, cursor=%cursor", "%done_part, cursor=%behind")
+LATE_WGMMA = LATE_WGMMA.replace("%a_at", "%desc_a").replace("%b_at", "%desc_b")
 PART, PART_1 = line(OVERLAP, "sm90.zero"), line(OVERLAP, "sm90.zero", 1)
 
 STAGES: Mistakes = {
@@ -182,14 +184,14 @@ STEPS: Mistakes = {
     ),
     "a load among the products": (
         ((STARTED, line(OVERLAP, "sm90.staging_wait") + STARTED),),
-        ("sm90.staging_wait has no place in region 'start' of sm90.k_overlap", "need: sm90.wait, "),
+        ("sm90.staging_wait has no place in region 'start' of sm90.k_overlap", "need: sm90.stage_descriptor, sm90.wait"),
     ),
     "a branch": (
         ((KEEP, f'sm90.warps() {{label="half", first=0, count=4}} do {{\n{KEEP}}}\n'),),
         ("sm90.warps has no place in region 'start' of sm90.k_overlap",),
     ),
     "products where the step ends": (
-        ((PROMOTE, WGMMA.replace("%next_part, cursor=%cursor", "%done_part, cursor=%behind") + PROMOTE),),
+        ((PROMOTE, LATE_WGMMA + PROMOTE),),
         ("sm90.wgmma has no place in region 'finish' of sm90.k_overlap",),
     ),
     "a wait for older products outside": (

@@ -186,7 +186,7 @@ COPIES: Mistakes = {
     ),
     "wgmma waves": (
         BULK,
-        (("row_bytes=128, waves=1", "row_bytes=128, waves=2"),),
+        (("row_bytes=128, waves=1, wave=0", "row_bytes=128, waves=2, wave=0"),),
         ("wgmma reads all of area 'a'", "256 rows"),
     ),
     "wgmma columns": (
