@@ -41,6 +41,14 @@ def test_text_of_bursts():
     assert Schedule.from_dict(older) == PLAIN, "what a version without bursts measured had none"
 
 
+def test_text_of_scales_ahead():
+    ahead = PLAIN.replace(scales_ahead=True, promotion_overlap=True)
+    assert str(ahead) == f"{PLAIN} scales_ahead promotion_overlap"
+    assert Schedule.from_dict(ahead.to_dict()) == ahead
+    older = {name: value for name, value in PLAIN.to_dict().items() if name != "scales_ahead"}
+    assert Schedule.from_dict(older) == PLAIN, "what a version without them measured had none"
+
+
 def test_cluster_and_scheduler():
     assert (PLAIN.cluster_size, PLAIN.scheduler) == (1, "persistent")
     assert (EVERYTHING.cluster_size, EVERYTHING.scheduler) == (8, "split_k")

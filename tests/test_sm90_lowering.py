@@ -183,6 +183,83 @@ def test_an_overlapped_step_is_cut_in_two():
     ]
 
 
+AHEAD_OF_K = "pipelining{stages=3,scales_ahead=true}"
+RUNS = opt(PROMOTED, f"{AHEAD_OF_K},{ROLES},{LOWER}")
+
+
+def test_scales_of_a_whole_tile_are_copied_in_one_turn():
+    rows = section(RUNS, "scales")
+    assert names(rows) == [
+        "warps", "cursor", "tile_loop", "k_loop", "wait", "copy_scales", "copy_arrive", "advance",
+    ]  # fmt: skip
+    assert "%runs_1 = sm90.cursor() : index" in rows
+    assert "sm90.k_loop() {extent=256, step=128, parts=1, run=2} do (%k0_2: index) {" in rows
+    assert "sm90.wait(barriers=%runs_empty, cursor=%runs_1) {flip=true}" in rows
+    assert any(row.endswith("count=1, block=[128, 128], limit=2, run=2, columns=2}") for row in rows)
+    assert "sm90.copy_arrive(barriers=%runs_full, cursor=%runs_1) {lanes=2}" in rows
+    assert lines(RUNS)[:4] == [
+        '%full = sm90.barriers() {area="full", arrivals=1} : barrier<3>',
+        '%empty = sm90.barriers() {area="empty", arrivals=8} : barrier<3>',
+        '%runs_full = sm90.barriers() {area="runs_full", arrivals=2} : barrier<2>',
+        '%runs_empty = sm90.barriers() {area="runs_empty", arrivals=8} : barrier<2>',
+    ]
+
+
+def test_scales_of_a_whole_tile_are_waited_for_before_its_steps():
+    rows = section(RUNS, "math")
+    assert ordered(rows, "zero", "wait", "k_loop", "wait", "block_scales", "wgmma", "advance", "run_step", "release",
+                   "advance", "staging_wait")  # fmt: skip
+    assert [row for row in rows if "%runs" in row] == [
+        "%runs = sm90.cursor() {steps=true} : index",
+        "sm90.wait(barriers=%runs_full, cursor=%runs) {flip=false}",
+        '%block_scale = sm90.block_scales(cursor=%runs) {area="sb", run=2} : frag<f32, [1]>',
+        "sm90.run_step(cursor=%runs)",
+        "sm90.release(barriers=%runs_empty, cursor=%runs) {cluster=1}",
+        "sm90.advance(cursor=%runs) {stages=2}",
+    ]
+    assert section(RUNS, "load") == section(BULK, "load")
+
+
+def test_overlapped_steps_count_scales_of_a_whole_tile_as_they_start():
+    text = opt(PROMOTED, f"{AHEAD_OF_K},{AHEAD}")
+    found = overlapped(text)
+    assert names(found["start"]) == [
+        *PLACED, "wait", "block_scales", "row_scales", "keep", "keep", "wgmma", "advance", "run_step",
+    ]  # fmt: skip
+    assert not any("runs" in row for row in found["finish"])
+    assert ordered(section(text, "math"), "wait", "k_overlap", "run_step", "release", "advance", "staging_wait")
+
+
+def test_scales_of_a_whole_tile_are_a_ctas_own():
+    """In a cluster that shares a box of B, every CTA copies the few scales itself: nobody else writes its stages."""
+    text = opt(
+        PROMOTED, f"{AHEAD_OF_K},epilogue-staging,cluster-multicast{{cluster=[2, 1]}},warp-specialization,{LOWER}"
+    )
+    assert "sm90.release(barriers=%empty, cursor=%cursor) {cluster=2}" in text
+    assert "sm90.release(barriers=%runs_empty, cursor=%runs) {cluster=1}" in text
+    assert 'area="runs_empty", arrivals=8}' in text
+
+
+def test_scales_of_a_whole_tile_need_a_role_of_their_own():
+    refused(
+        PROMOTED,
+        "scales of all steps of a tile are loaded by a role of their own",
+        "fix: run warp-specialization, or leave schedule.scales_ahead auto",
+        passes=f"{AHEAD_OF_K},epilogue-staging,{LOWER}",
+    )
+
+
+def test_a_role_loads_as_many_steps_into_every_ring():
+    text = opt(PROMOTED, f"{AHEAD_OF_K},{ROLES},shared-memory-allocation")
+    start, end = text.index('  async.role() {name="scales"'), text.rindex("}\n")
+    step = next(row for row in text[start:].splitlines(keepends=True) if "async.acquire" in row)
+    both = text[start:].replace(step, f"{step.replace('%runs', '%ring')}{step}", 1).replace(
+        "async.commit(ring=%runs)", "async.commit(ring=%ring)\n async.commit(ring=%runs)", 1
+    )  # fmt: skip
+    assert end > start
+    refused(text[:start] + both, passes="lower-sm90")
+
+
 def test_partial_sums_and_the_older_cursor_are_made_before_the_tiles():
     """Every product overwrites its partial sum, so zeros are needed once, for the compiler."""
     rows = section(opt(PROMOTED, f"pipelining{{stages=3}},{AHEAD}"), "math")

@@ -280,6 +280,10 @@ def _check_held(site: Site, loop: KLoopOp | KOverlapOp, barriers: Value) -> None
         fail(loop, "a stage for a whole tile is waited for once, released after the last step, and left behind",
              got=", ".join(kind.NAME for kind in kinds) or "nothing after the steps",
              need=f"{ReleaseOp.NAME}, {AdvanceOp.NAME}")  # fmt: skip
+    stages = barriers.type.count if isinstance(barriers.type, BarrierType) else 0
+    for move in after:
+        if isinstance(move, AdvanceOp) and move.cursor == cursor and move.stages != stages:
+            fail(move, f"{cursor} moves through its ring", got=f"{move.stages} stages", need=stages)
 
 
 def _barrier_areas(program: Program, op: Op) -> tuple[str, ...]:
