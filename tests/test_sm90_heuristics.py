@@ -335,7 +335,7 @@ def test_scales_ahead_are_for_known_steps(k: int, split_k: int, ahead: bool):
         assert schedule.scales_ahead
         assert compiler.build(spec_of(4096, k), TARGET, schedule)
         return
-    with pytest.raises(ScheduleError, match="scales cannot be copied ahead|no schedule") as caught:
+    with pytest.raises(ScheduleError, match=r"scales cannot be copied ahead|no schedule") as caught:
         plan_of(4096, k, **hints)
     assert None not in (caught.value.where, caught.value.got, caught.value.need, caught.value.fix)
 

@@ -1,14 +1,13 @@
 """Hopper kernels that copy the scales of B's blocks for all steps of a tile at once: values, races, mistakes.
 
-Each kernel runs with them and without, in the emulator, on as many tiles per CTA as wrap the ring of two stages. Mutants
-are one change to generated CUDA; the emulator must report something or the values must be wrong.
+Each kernel runs with them and without, in the emulator, on as many tiles per CTA as wrap the ring of two stages.
+Mutants are one change to generated CUDA; the emulator must report something or the values must be wrong.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from typing import Any
 
 import numpy as np
 import pytest
@@ -121,7 +120,7 @@ MUTANTS: dict[str, str] = {
     "a wait for the other phase": changed("runs.phase);", "runs.phase ^ 1);"),
     "copies into a stage in use": dropped("mbarrier_wait(runs_empty"),
     "a stage never released": dropped("if (lane == 0) mbarrier_arrive(runs_empty"),
-    "a stage released by every lane": changed("if (lane == 0) mbarrier_arrive(runs_empty", "mbarrier_arrive(runs_empty"),
+    "a stage released by every lane": changed("if (lane == 0) mbarrier_arrive(runs_", "mbarrier_arrive(runs_"),
     "the reader's stage stays": dropped("runs.advance<2>();"),
     "the copies' stage stays": dropped("runs_1.advance<2>();"),
     "steps not counted": dropped("++runs.step;"),
