@@ -15,6 +15,7 @@ from gemmgen import compiler
 from gemmgen.backends import capability as capabilities
 from gemmgen.backends.capability import capability
 from gemmgen.backends.model import Floor, KernelModel, Prediction, Rounds
+from gemmgen.backends.sm90 import hardware as hw
 from gemmgen.backends.sm90 import heuristics, model
 from gemmgen.backends.sm90.ops import CopyScalesOp
 from gemmgen.backends.sm90.sites import Program
@@ -132,7 +133,7 @@ def test_multicast_spares_reads_but_not_arrivals():
 
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_what_arrives_is_what_fills_the_ring(case: str):
-    """Bytes that arrive in a step are those of the stage's areas, padding aside, and of scales that come ahead of it."""
+    """Bytes that arrive in a step are those of the stage's areas, padding aside, and of scales that come earlier."""
     program = Program.of(built(case).result.module)
     stages = schedule_of(case).stages
     areas = [area.stage_bytes for area in program.areas.values() if area.stages == stages and area.stage_bytes > 8]

@@ -89,7 +89,8 @@ def test_scales_ahead_are_a_lever_and_follow_the_tile() -> None:
     assert {s.scales_ahead for s in found if s.split_k > 1 or s.swap_ab} == {False}
     for hint in (True, False):
         hinted = replace(SPEC, schedule=replace(SPEC.schedule, scales_ahead=hint))
-        found = [candidate.schedule for candidate in Space(hinted, 4096, TARGET).neighbours(ahead)]
+        start = ahead.replace(scales_ahead=hint)
+        found = [candidate.schedule for candidate in Space(hinted, 4096, TARGET).neighbours(start)]
         assert {s.scales_ahead for s in found} == {hint}
 
 
