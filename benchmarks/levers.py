@@ -50,6 +50,7 @@ LEVERS: dict[str, Lever] = {
     "raster order": Lever(lambda s: s.raster_group > 1, ScheduleHints(raster=Raster(group=1))),
     "promotion overlap": Lever(lambda s: s.promotion_overlap, ScheduleHints(promotion_overlap=False)),
     "promotion burst": Lever(lambda s: s.promotion_burst, ScheduleHints(promotion_burst=False)),
+    "scales ahead": Lever(lambda s: s.scales_ahead, ScheduleHints(scales_ahead=False)),
     "dependent launch": Lever(lambda s: s.pdl, ScheduleHints(pdl=False)),
     "ring depth": Lever(lambda s: s.stages > SHALLOW, ScheduleHints(stages=SHALLOW)),
     "row scales by the copy engine": Lever(lambda s: s.scale_copy == "bulk", gathered=True),

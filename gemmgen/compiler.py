@@ -113,6 +113,8 @@ def _refuse_unused_hints(spec: GemmSpec, target: Capability) -> None:
                             fix="leave cta_group auto")  # fmt: skip
     if hints.promotion_burst and not target.promotion_bursts:
         raise _no_bursts(target, spec.position("schedule.promotion_burst"))
+    if hints.scales_ahead and not target.scales_ahead:
+        raise _not_ahead(target, spec.position("schedule.scales_ahead"))
 
 
 def build(spec: GemmSpec, target: str, schedule: Schedule) -> Artifact:
@@ -122,6 +124,8 @@ def build(spec: GemmSpec, target: str, schedule: Schedule) -> Artifact:
         ScheduleError: the target's hardware cannot do what the schedule says.
     """
     record = capability(target)
+    if schedule.scales_ahead and not record.scales_ahead:
+        raise _not_ahead(record, "schedule.scales_ahead")
     folder = dump.folder_of(spec.name, target, schedule)
     result = pipeline(schedule, record).run(build_tile_module(spec, schedule, target), dump_dir=folder)
     return artifact_of(result, schedule)
@@ -151,6 +155,11 @@ def _cubin_pass(schedule: Schedule, target: Capability) -> CubinPass | None:
                             need="promotion_overlap without swap_ab", fix="set promotion_burst to false")  # fmt: skip
     bursts: CubinPass = import_module(f"gemmgen.backends.{target.dialect}.sass").PromotionBurstPass()
     return bursts
+
+
+def _not_ahead(target: Capability, where: str) -> ScheduleError:
+    return ScheduleError(f"scales are not copied ahead on {target.name}", where=where, got=True, need="auto or false",
+                         fix="leave scales_ahead auto")  # fmt: skip
 
 
 def _no_bursts(target: Capability, where: str) -> ScheduleError:

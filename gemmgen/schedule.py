@@ -26,8 +26,8 @@ class Schedule:
         raster_along: ``m`` or ``n``.
         scale_copy: ``bulk`` has the copy engine load row scales, which must lie column by column; ``lanes`` has a warp
             gather them, whatever their strides.
-        scales_ahead: a warp copies the scales of blocks for all steps of a tile at once, into a ring of their own, instead
-            of with every step into its stage.
+        scales_ahead: a warp copies the scales of blocks for all steps of a tile at once, into a ring of their own,
+            instead of with every step into its stage.
         pdl: the kernel is launched with programmatic stream serialization.
         promotion_overlap: a step is promoted while the tensor core multiplies the next one; takes a second partial sum.
         accumulators: partial sums in tensor memory that may be under way at once; 0 where there is none.

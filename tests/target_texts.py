@@ -1,7 +1,8 @@
 """Small Hopper modules in textual form, and how the corpora of illegal ones change them.
 
 The files in ``tests/data/sm90`` are what lowering made of ``ir_texts.ASYNC``: with all scales copied by lanes, with row
-scales by bulk copy, in a cluster that shares B, with K split, without roles, and as ``bulk`` with promotion overlapped.
+scales by bulk copy, in a cluster that shares B, with K split, without roles, and as ``bulk`` with promotion overlapped;
+``runs`` and ``runs_overlap`` are ``bulk`` and ``overlap`` with the scales of B copied for all steps of a tile at once.
 They stay as they are when lowering changes, so that each mistake stays the one that its name says.
 """
 
@@ -10,8 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "data" / "sm90"
-LANES, BULK, CLUSTER, SPLIT, ALONE, OVERLAP = (
-    (FOLDER / f"{name}.ir").read_text() for name in ("lanes", "bulk", "cluster", "split", "alone", "overlap")
+LANES, BULK, CLUSTER, SPLIT, ALONE, OVERLAP, RUNS, RUNS_OVERLAP = (
+    (FOLDER / f"{name}.ir").read_text()
+    for name in ("lanes", "bulk", "cluster", "split", "alone", "overlap", "runs", "runs_overlap")
 )
 
 Change = tuple[str, str]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ir_texts import ASYNC, WORDS_PROMOTED, edited, opt, rejected
+from ir_texts import ASYNC, PROMOTED, WORDS_PROMOTED, edited, opt, rejected
 
 from gemmgen.errors import IRError
 from gemmgen.ir import Value
@@ -62,6 +62,20 @@ def test_rule(change: tuple[str, str], parts: tuple[str, ...]):
 def test_a_ring_without_buffers():
     start, end = ASYNC.index("buffers=["), ASYNC.index("]} : ring<3>")
     rejected(ASYNC[:start] + "buffers=[" + ASYNC[end:], "a ring needs stages and distinct buffers", "3 stages of []")
+
+
+RUNS = opt(PROMOTED, "pipelining{scales_ahead=true}")
+
+
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [
+        (("stage_bytes=8192}]}", "stage_bytes=8192}], steps=2}"), "2 steps of ['a', 'sa', 'b']"),
+        (("steps=2", "steps=-1"), "-1 steps of ['sb']"),
+    ],
+)
+def test_only_scales_of_lanes_come_for_all_steps_at_once(change: tuple[str, str], got: str):
+    rejected(edited(RUNS, change), "only scales that lanes copy are loaded for all steps of K at once", got)
 
 
 def test_async_ops_are_illegal_further_down():

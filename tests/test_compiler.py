@@ -114,6 +114,22 @@ def test_hints_that_nothing_follows_are_refused(hints: dict[str, object], path: 
 
 
 @pytest.mark.parametrize("target", ["sm_100a", "sm_103a"])
+def test_scales_ahead_are_hoppers(target: str) -> None:
+    spec = load_spec("fp8_gemm_nt").bind(N=256, K=256)
+    for hint in (None, False):
+        plans = compiler.plan(dataclasses.replace(spec, schedule=ScheduleHints(scales_ahead=hint)), target)
+        assert {entry.schedule.scales_ahead for entry in plans} == {False}
+    hinted = dataclasses.replace(spec, schedule=ScheduleHints(scales_ahead=True))
+    with pytest.raises(ScheduleError, match=f"scales are not copied ahead on {target}") as hint_refused:
+        compiler.plan(hinted, target)
+    assert hint_refused.value.where == hinted.position("schedule.scales_ahead")
+    with pytest.raises(ScheduleError, match="scales are not copied ahead") as schedule_refused:
+        compiler.build(spec, target, plans[0].schedule.replace(scales_ahead=True))
+    for error in (hint_refused.value, schedule_refused.value):
+        assert None not in (error.where, error.got, error.need, error.fix)
+
+
+@pytest.mark.parametrize("target", ["sm_100a", "sm_103a"])
 def test_bursts_are_hoppers(target: str) -> None:
     spec = load_spec("fp8_gemm_nt").bind(N=256, K=256)
     for hint in (None, False):

@@ -81,7 +81,7 @@ MISTAKES = {
         r"\((\d+) >> 4\) << 32 \| uint64_t\((\d+) >> 4\)",
         r"(\2 >> 4) << 32 | uint64_t(\1 >> 4)",
     ),
-    "K advances too little": (r"desc_b \+ 64\b", "desc_b + 32"),
+    "K advances too little": (r"b_at \+ 64\b", "b_at + 32"),
     "a slab loaded twice": (r"m0_1 \+ 64", "m0_1"),
     "a slab in another's place": (r"kStageBytesA \+ 8192", "kStageBytesA"),
 }

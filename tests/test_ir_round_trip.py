@@ -24,7 +24,8 @@ def modules() -> tuple[Module, ...]:
     """Every module on the way of every case, one without roles, and those in ``tests/data``."""
     artifacts = [built(case) for case in CASES]
     artifacts += [
-        compiler.build(CASES[case], TARGET, schedule_of(case).replace(scale_copy="lanes")) for case in LANES_CASES
+        compiler.build(CASES[case], TARGET, schedule_of(case).replace(scale_copy="lanes", scales_ahead=False))
+        for case in LANES_CASES
     ]
     artifacts += [sm100_cases.built(case) for case in sm100_cases.CASES]
     alone = parse_module(opt(ASYNC, "epilogue-staging,shared-memory-allocation,lower-sm90"))

@@ -36,6 +36,27 @@ def test_alignments_are_options():
     }  # fmt: skip
 
 
+def test_scales_of_whole_tiles_lie_behind_those_of_steps():
+    """The run ring: two stages of two scales in 16 bytes, and two barriers for each behind the other ring's."""
+    text = opt(
+        PROMOTED, "pipelining{stages=3,scales_ahead=true},epilogue-staging,shared-memory-allocation"
+    )  # fmt: skip
+    assert offsets(text) == {
+        "a": 0, "b": 49152, "staging.offset": 73728, "sa": 90112, "sb": 91648, "ring.offset": 91680,
+        "runs.offset": 91728,
+    }  # fmt: skip
+    assert "smem_bytes=91760" in text
+
+
+def test_stages_that_fit_are_those_of_the_steps_ring():
+    """64 KB of scales ahead leave fewer stages; their own two stay."""
+    long = PROMOTED.replace("extent=256", "extent=1048576")
+    with pytest.raises(ScheduleError, match="more shared memory than a CTA has") as caught:
+        opt(long, "pipelining{stages=8,scales_ahead=true},epilogue-staging,shared-memory-allocation")
+    assert caught.value.fix == "use 5 stages"
+    opt(long, "pipelining{stages=5,scales_ahead=true},epilogue-staging,shared-memory-allocation")
+
+
 def test_an_exchange_tile_lies_over_the_stages():
     """The barriers lie behind the stages, as they do without it: two for each of three stages."""
     text = opt(

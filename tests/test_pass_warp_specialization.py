@@ -147,3 +147,27 @@ def test_scales_of_a_pair_are_waited_for_by_those_who_read_them():
 
 def test_without_tensor_memory_the_math_role_keeps_all_that_it_reads():
     assert turns(opt(PLAIN, "pipelining,warp-specialization"), "math") == ["wait ring", "release ring"]
+
+
+def test_scales_of_whole_tiles_are_the_scales_roles_only():
+    """Its one ring is that of the scales; the operands' is turned by the copy engine's thread, and both are read."""
+    text = opt(PROMOTED, "pipelining{stages=3,scales_ahead=true},warp-specialization")
+    load, scales = [line.replace("@", "1") for line in LOADING], [line.replace("@", "2") for line in LOADING]
+    load[3:3] = [
+        'async.load(ring=%ring, source=%a, row=%m0_1, col=%k0_1) {buffer="a"}',
+        'async.load_scales(ring=%ring, source=%sa, row=%m0_1, col=%k0_1) {buffer="sa", block=[1, 128], engine=bulk}',
+        'async.load(ring=%ring, source=%b, row=%n0_1, col=%k0_1) {buffer="b"}',
+    ]
+    scales[3:3] = [
+        'async.load_scales(ring=%ring, source=%sb, row=%n0_2, col=%k0_2) {buffer="sb", block=[128, 128], engine=lanes}',
+    ]
+    assert role(text, "load") == ['async.role() {name="load", warps=1} do {', *load]
+    assert role(text, "scales") == [
+        'async.role() {name="scales", warps=1} do {',
+        *(line.replace("%ring", "%runs") for line in scales),
+    ]
+    math = role(text, "math")
+    for step in ("wait", "release"):
+        assert [line for line in math if f"async.{step}" in line] == [
+            f"async.{step}(ring=%ring)", f"async.{step}(ring=%runs)",
+        ]  # fmt: skip

@@ -34,7 +34,9 @@ def test_every_schedule_of_a_plan_passes(name: str, target: str) -> None:
 def test_others_do_not() -> None:
     spec = load_spec("fp8_gemm_nt").bind(N=576, K=7168)
     schedule = compiler.plan(spec, "sm_90a")[-1].schedule
-    for changes in ({"accumulators": 1}, {"cta_group": 2}, {"tile": (128, 64, 64)}, {"tile": (256, 160, 128)}):
+    impossible = ({"accumulators": 1}, {"cta_group": 2}, {"tile": (128, 64, 64)}, {"tile": (256, 160, 128)},
+                  {"scale_copy": "lanes", "scales_ahead": True})  # fmt: skip
+    for changes in impossible:
         with pytest.raises(ScheduleError) as caught:
             check_schedule(spec, schedule.replace(**changes), 4096, capability("sm_90a"))
         assert caught.value.got is not None

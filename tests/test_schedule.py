@@ -8,7 +8,7 @@ from gemmgen.errors import ScheduleError
 from gemmgen.schedule import Schedule
 
 PLAIN = Schedule((128, 128, 128), 5)
-EVERYTHING = Schedule((32, 64, 128), 6, (2, 1), 4, True, 1, 40, 232, 4, "n", "lanes", True, True)
+EVERYTHING = Schedule((32, 64, 128), 6, (2, 1), 4, True, 1, 40, 232, 4, "n", "lanes", False, True, True)
 
 
 @pytest.mark.parametrize("schedule", [PLAIN, EVERYTHING])
@@ -39,6 +39,14 @@ def test_text_of_bursts():
     assert Schedule.from_dict(overlapped.to_dict()) == overlapped
     older = {name: value for name, value in PLAIN.to_dict().items() if name != "promotion_burst"}
     assert Schedule.from_dict(older) == PLAIN, "what a version without bursts measured had none"
+
+
+def test_text_of_scales_ahead():
+    ahead = PLAIN.replace(scales_ahead=True, promotion_overlap=True)
+    assert str(ahead) == f"{PLAIN} scales_ahead promotion_overlap"
+    assert Schedule.from_dict(ahead.to_dict()) == ahead
+    older = {name: value for name, value in PLAIN.to_dict().items() if name != "scales_ahead"}
+    assert Schedule.from_dict(older) == PLAIN, "what a version without them measured had none"
 
 
 def test_cluster_and_scheduler():

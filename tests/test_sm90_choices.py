@@ -84,6 +84,30 @@ def test_an_overlap_that_cannot_be_says_why():
 
 
 @pytest.mark.parametrize(
+    ("name", "scale_copy", "k", "hints", "got"),
+    [
+        ("fp8_gemm_nt", "lanes", 7168, {"tile": (128, 128, 128)}, "row scales copied by lanes, 56 steps of K"),
+        ("fp8_gemm_nt", "bulk", 65664, {"tile": (128, 128, 128)}, "row scales copied by bulk, 513 steps of K"),
+        ("fp8_gemm_nt", "bulk", 256, {"tile": (64, 64, 128), "split_k": 3}, "row scales copied by bulk, 2 steps of K"),
+        ("fp8_gemm_nt_rowwise", "bulk", 7168, {"tile": (128, 128, 128)}, "no scales of blocks"),
+        ("fp8_gemm_nt_no_promotion", "bulk", 7168, {"tile": (128, 128, 128)}, "no scales of blocks"),
+        ("bf16_gemm_nt", "bulk", 7168, {"tile": (128, 128, 64)}, "no scales of blocks"),
+    ],
+)
+def test_scales_ahead_that_cannot_be_say_why(name: str, scale_copy: str, k: int, hints: dict[str, Any], got: str):
+    ((_, _, schedule),) = heuristics.plan(spec_of(4096, k, name, **hints), HOPPER, scale_copy)
+    assert not schedule.scales_ahead
+    with pytest.raises(ScheduleError) as caught:
+        heuristics.plan(spec_of(4096, k, name, **hints, scales_ahead=True), HOPPER, scale_copy)
+    error = caught.value
+    assert (error.what, error.where, error.got) == (
+        "scales cannot be copied ahead", "schedule.scales_ahead", got,
+    )  # fmt: skip
+    assert error.need is not None
+    assert error.fix == "leave scales_ahead auto"
+
+
+@pytest.mark.parametrize(
     ("name", "hints", "got"),
     [
         ("fp8_gemm_nt", {"tile": (32, 64, 128), "swap_ab": True}, "swap_ab: columns have scales of their own"),

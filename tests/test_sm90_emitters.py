@@ -21,8 +21,14 @@ from gemmgen.ir.rewrite import walk
 from gemmgen.ir.schema import schema_of
 from gemmgen.ir.types import E2M1, INDEX, gmem
 
-VARIANTS = {"lanes": {"scale_copy": "lanes"}, "steps": {"promotion_overlap": False, "promotion_burst": False}}
-"""What else a case's schedule says: lanes copy all scales, or steps do not overlap."""
+VARIANTS = {
+    "lanes": {"scale_copy": "lanes", "scales_ahead": False},
+    "steps": {"promotion_overlap": False, "promotion_burst": False},
+    "each": {"scales_ahead": False},
+    "ahead": {"scales_ahead": True},
+}
+"""What else a case's schedule says: lanes copy all scales, steps do not overlap, or scales of blocks come with every
+step, or for all steps of a tile at once."""
 
 
 @cache
@@ -54,14 +60,15 @@ def text_of(case: str, name: str, nth: int = 0) -> str:
 @pytest.mark.parametrize(
     ("case", "name", "nth", "parts"),
     [
-        ("plain", "barriers", 0, ("const uint32_t full = smem + kOffsetFull;", "2 arrivals and all expected bytes")),
+        ("plain", "barriers", 0, ("const uint32_t full = smem + kOffsetFull;", "1 arrivals and all expected bytes")),
         (
             "plain",
             "init_barriers",
             0,
             (
-                "stage < 5; ++stage) mbarrier_init(full + 8 * stage, 2);",
+                "stage < 5; ++stage) mbarrier_init(full + 8 * stage, 1);",
                 "mbarrier_init(empty + 8 * stage, 8);",
+                "stage < 2; ++stage) mbarrier_init(runs_full + 8 * stage, 32);",
                 "fence_barrier_init();",
             ),
         ),
@@ -78,7 +85,11 @@ def text_of(case: str, name: str, nth: int = 0) -> str:
         ("plain", "set_registers", 1, ("give_registers<40>();",)),
         ("plain", "cursor", 0, ("RingCursor behind;",)),
         ("plain", "cursor", 1, ("RingCursor cursor;",)),
+        ("plain", "cursor", 2, ("RunCursor runs;", "whose stages hold all steps of a tile")),
+        ("plain", "cursor", 4, ("RingCursor runs_1;",)),
         ("plain", "advance", 0, ("cursor.advance<5>();",)),
+        ("plain", "advance", 2, ("runs.advance<2>();",)),
+        ("plain", "run_step", 0, ("++runs.step;",)),
         (
             "plain",
             "tile_loop",
@@ -101,7 +112,9 @@ def text_of(case: str, name: str, nth: int = 0) -> str:
                 "m0 = tile_start<256>((position.along * 2 + rank), M), n0 = position.across * 128;",
             ),
         ),
-        ("plain-steps", "k_loop", 0, ("for (uint32_t k0 = 0; k0 < 7168u; k0 += 128) {",)),
+        ("plain-steps", "k_loop", 0, ("for (uint32_t k0 = 0; k0 < 7168u; k0 += 128) {  // steps of K",)),
+        ("plain", "k_loop", 1, ("for (uint32_t k0_2 = 0; k0_2 < 7168u; k0_2 += 7168) {  // all steps of K at once",)),
+        ("split_k_swapped-ahead", "k_loop", 1, ("k0_2 < k_end; k0_2 += 1792) {",)),
         (
             "split_k_swapped-steps",
             "k_loop",
@@ -157,8 +170,9 @@ if (steps > 0) {
         ("plain", "keep", 1, ("i < 1; ++i) next_block_scale[i] = block_scale[i];",)),
         ("split_k_swapped", "keep", 1, ("i < 4; ++i) next_col_scale[i] = col_scale[i];",)),
         ("plain", "wgmma_wait_older", 0, ("wgmma_wait_older(done_part, younger);",)),
-        ("plain", "wait", 0, ("mbarrier_wait(full + 8 * cursor.stage, cursor.phase);", "until the stage is loaded")),
-        ("plain", "wait", 1, ("mbarrier_wait(empty + 8 * cursor_1.stage, cursor_1.phase ^ 1);",)),
+        ("plain", "wait", 0, ("mbarrier_wait(runs_full + 8 * runs.stage, runs.phase);", "until the stage is loaded")),
+        ("plain", "wait", 1, ("mbarrier_wait(full + 8 * cursor.stage, cursor.phase);", "until the stage is loaded")),
+        ("plain", "wait", 2, ("mbarrier_wait(empty + 8 * cursor_1.stage, cursor_1.phase ^ 1);",)),
         ("plain", "expect", 0, ("mbarrier_expect(full + 8 * cursor_1.stage, 33280);",)),
         (
             "plain",
@@ -187,8 +201,23 @@ if (steps > 0) {
             ),
         ),
         ("ragged", "copy_scales", 0, ("i < 2;", "n0_2 / 128 + i", "block < 2u")),
+        (
+            "plain",
+            "copy_scales",
+            0,
+            (
+                "1 scales of sb for each of 56 steps",
+                "for (uint32_t i = lane; i < 56; i += 32) {",
+                "block = n0_2 / 128 + i / 56, column = k0_2 / 128 + i % 56;",
+                "block < 32u && column < 56u;",
+                "inside ? block * sb_stride_row + column * sb_stride_col : 0;",
+                "copy_async_4(smem + kOffsetSb + runs_1.stage * kStageBytesSb + 4 * i, sb + element, inside);",
+            ),
+        ),
+        ("ragged-ahead", "copy_scales", 0, ("i < 8;", "n0_2 / 128 + i / 4, column = k0_2 / 128 + i % 4")),
         ("plain-lanes", "copy_arrive", 0, ("copy_async_arrive(full + 8 * cursor_2.stage);",)),
-        ("plain", "copy_arrive", 0, ("if (lane < 1) copy_async_arrive(full + 8 * cursor_2.stage);",)),
+        ("plain-each", "copy_arrive", 0, ("if (lane < 1) copy_async_arrive(full + 8 * cursor_2.stage);",)),
+        ("plain", "copy_arrive", 0, ("copy_async_arrive(runs_full + 8 * runs_1.stage);",)),
         ("plain", "release", 0, ("if (lane == 0) mbarrier_arrive(empty + 8 * behind.stage);",)),
         ("plain-steps", "release", 0, ("__syncwarp();", "if (lane == 0) mbarrier_arrive(empty + 8 * cursor.stage);")),
         ("cluster", "release", 0, ("if (lane < 2) mbarrier_arrive_cluster(empty + 8 * cursor.stage, lane);",)),
@@ -197,18 +226,39 @@ if (steps > 0) {
         ("plain", "zero", 1, ("float part_1[64] = {};",)),
         ("plain", "zero", 2, ("float sum[64] = {};",)),
         (
+            "plain",
+            "descriptor",
+            0,
+            (
+                "const uint64_t desc_a = wgmma_descriptor(smem + kOffsetA + warpgroup * 64 * 128);",
+                "this warpgroup's 64 rows of a, in stage 0",
+            ),
+        ),
+        (
+            "plain",
+            "descriptor",
+            1,
+            ("const uint64_t desc_b = wgmma_descriptor(smem + kOffsetB);", "all of b, in stage 0"),
+        ),
+        (
+            "cluster",
+            "descriptor",
+            1,
+            ("desc_a_1 = wgmma_descriptor(smem + kOffsetA + (warpgroup * 2 + 1) * 64 * 128);",),
+        ),
+        ("plain", "stage_descriptor", 0, ("const uint64_t a_at = desc_a + cursor.stage * (kStageBytesA >> 4);",)),
+        (
             "plain-steps",
             "wgmma",
             0,
             (
-                "wgmma_start_m64n128k32_e4m3_e4m3(part, desc_a, desc_b);",
-                "desc_a + 2, desc_b + 2",
-                "desc_a + 6, desc_b + 6",
-                "+ warpgroup * 64 * 128);",
+                "wgmma_start_m64n128k32_e4m3_e4m3(part, a_at, b_at);",
+                "a_at + 2, b_at + 2",
+                "a_at + 6, b_at + 6",
                 "wgmma_commit();",
             ),
         ),
-        ("plain", "wgmma", 0, ("wgmma_start_m64n128k32_e4m3_e4m3(next_part, desc_a, desc_b);",)),
+        ("plain", "wgmma", 0, ("wgmma_start_m64n128k32_e4m3_e4m3(next_part, a_at, b_at);",)),
         (
             "plain",
             "promote_rows",
@@ -216,8 +266,8 @@ if (steps > 0) {
             ("low = done_row_scale[0] * done_block_scale[0]", "fmaf(done_part[4 * group + 3]"),
         ),
         ("swapped", "promote_columns", 0, ("done_block_scale[0] * done_col_scale[group].x",)),
-        ("cluster", "wgmma", 1, ("(warpgroup * 2 + 1) * 64 * 128",)),
-        ("no_promotion", "wgmma", 0, ("wgmma_add_m64n128k32_e4m3_e4m3(sum, desc_a, desc_b);",)),
+        ("cluster", "wgmma", 1, ("wgmma_start_m64n128k32_e4m3_e4m3(part, a_at_1, b_at);",)),
+        ("no_promotion", "wgmma", 0, ("wgmma_add_m64n128k32_e4m3_e4m3(sum, a_at, b_at);",)),
         ("plain-steps", "wgmma_wait", 0, ("wgmma_wait<0>(part);",)),
         ("plain", "row_scales", 0, ("load_shared(row_scale_at)", "load_shared(row_scale_at + 32)")),
         ("swapped", "column_scales", 0, ("float2 col_scale[3];", "+ 32 * group + 8 * quad")),
@@ -231,16 +281,32 @@ if (steps > 0) {
             ),
         ),
         (
+            "plain",
+            "block_scales",
+            0,
+            ("block_scale[] = {load_shared(smem + kOffsetSb + runs.stage * kStageBytesSb + 4 * runs.step)};",),
+        ),
+        ("ragged-ahead", "block_scales", 0, ("* kStageBytesSb + 4 * runs.step + 16)};",)),
+        (
             "plain-steps",
             "promote_rows",
             0,
-            ("group < 16;", "float low = row_scale[0] * block_scale[0]", "fmaf(part[4 * group + 3]"),
+            (
+                "group < 16;",
+                "const float low = row_scale[0] * block_scale[0], high = row_scale[1] * block_scale[0];",
+                "fmaf(part[4 * group + 3]",
+            ),
         ),
         (
             "ragged-steps",
             "promote_rows",
             0,
-            ("if (n0 % 128 + 8 * group >= 128) {", "low = row_scale[0] * block_scale[1];"),
+            (
+                "for (uint32_t col = 0; col < 96; col += 32) {\n    float scale = block_scale[0];\n"
+                "    if (n0 % 128 + col >= 128) scale = block_scale[1];",
+                "const float low = row_scale[0] * scale, high = row_scale[1] * scale;",
+                "for (uint32_t group = col / 8; group < (col + 32) / 8; ++group) {",
+            ),
         ),
         ("swapped-steps", "promote_columns", 0, ("group < 3;", "block_scale[0] * col_scale[group].x")),
         ("rowwise-steps", "add_part", 0, ("sum[i] += part[i];",)),
@@ -293,7 +359,7 @@ def test_text(case: str, name: str, nth: int, parts: tuple[str, ...]):
 def test_every_op_of_the_kernels_is_rendered_above():
     """The table is complete: no op of any case lacks a row."""
     rows = {row[1] for row in test_text.pytestmark[0].args[1]}
-    cases = [module_of(case) for case in (*CASES, "plain-lanes", "plain-steps")]
+    cases = [module_of(case) for case in (*CASES, "plain-lanes", "plain-steps", "plain-each")]
     assert {op.NAME.removeprefix("sm90.") for module in cases for op in walk(module)} == rows
 
 
@@ -302,8 +368,10 @@ def test_helpers_are_what_the_text_calls():
     assert [helper.template for helper in found.helpers] == ["tma_load_multicast"]
     found = emission("plain", op_of("plain", "wgmma"))
     fields = {helper.template: dict(helper.fields) for helper in found.helpers}
-    assert set(fields) == {"wgmma_sync", "wgmma_descriptor", "wgmma_start", "wgmma_add"}
+    assert set(fields) == {"wgmma_sync", "wgmma_start", "wgmma_add"}
     assert fields["wgmma_start"]["count"] == 64
+    found = emission("plain", op_of("plain", "descriptor"))
+    assert [helper.template for helper in found.helpers] == ["wgmma_descriptor"]
 
 
 def test_what_is_younger_is_known_where_a_wait_is_inlined():

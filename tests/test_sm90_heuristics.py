@@ -46,12 +46,10 @@ def test_every_plan_serves_every_m_with_few_kernels(scale_copy: str):
         assert {schedule.scale_copy for _, _, schedule in found} == {scale_copy}
 
 
-def shipped() -> list[Schedule]:
-    """Every schedule that some plan of the random shapes holds."""
-    copies = ("bulk", "lanes")
-    return sorted(
-        {s for n, k in SHAPES for c in copies for _, _, s in plan_of(n, k, c)}, key=lambda s: (str(s), repr(s))
-    )
+def shipped() -> dict[Schedule, tuple[int, int]]:
+    """Every schedule that some plan of the random shapes holds, with the last N and K that have it."""
+    found = {s: (n, k) for n, k in SHAPES for c in ("bulk", "lanes") for _, _, s in plan_of(n, k, c)}
+    return dict(sorted(found.items(), key=lambda item: (str(item[0]), repr(item[0]))))
 
 
 SHIPPED = shipped()
@@ -61,17 +59,18 @@ def test_the_random_shapes_need_all_kinds_of_schedules():
     assert {s.swap_ab for s in SHIPPED} == {True, False}
     assert {s.split_k > 1 for s in SHIPPED} == {True, False}
     assert {s.cluster for s in SHIPPED} >= {(1, 1), heuristics.MULTICAST_CLUSTER}
+    assert {s.scales_ahead for s in SHIPPED} == {True, False}
     assert len(SHIPPED) > 30
 
 
 @pytest.mark.parametrize("index", range(6))
 def test_every_shipped_schedule_builds_and_its_memory_is_what_was_predicted(index: int):
     """The verifier proves barriers, areas and registers; here: no ring could have been deeper, none is too deep."""
-    spec = spec_of(4096, 7168)
-    for schedule in SHIPPED[index::6]:
+    for schedule, (n, k) in list(SHIPPED.items())[index::6]:
+        spec = spec_of(n, k)
         launch = compiler.build(spec, TARGET, schedule).result.module.record(Launch)
         assert launch.smem_bytes <= HOPPER.smem_per_cta, schedule
-        assert schedule.stages == heuristics.most_stages(schedule, HOPPER)
+        assert schedule.stages == heuristics.most_stages(schedule, HOPPER, -(-k // 128))
         if schedule.stages < heuristics.MAX_STAGES:
             with pytest.raises(ScheduleError, match="more shared memory than a CTA has") as caught:
                 compiler.build(spec, TARGET, schedule.replace(stages=schedule.stages + 1))
@@ -156,6 +155,10 @@ def test_predictions_grow_with_the_problem():
         ({"promotion_burst": True, "swap_ab": False}, "promotion_burst", True),
         ({"promotion_burst": True, "swap_ab": False}, "promotion_overlap", True),
         ({"tile": (64, 64, 128), "promotion_burst": True}, "promotion_burst", True),
+        ({"scales_ahead": True}, "scales_ahead", True),
+        ({"scales_ahead": False}, "scales_ahead", False),
+        ({"tile": (32, 64, 128), "swap_ab": True, "split_k": 3, "scales_ahead": True}, "scales_ahead", True),
+        ({"tile": (128, 112, 128), "scales_ahead": True}, "scales_ahead", True),
         ({"raster": Raster(group=4)}, "raster_group", 4),
         ({"raster": Raster(along="n")}, "raster_along", "n"),
         ({"registers": Registers(producer=32)}, "producer_registers", 32),
@@ -308,3 +311,49 @@ def test_plans_burst_where_rows_are_promoted_beside_products():
     assert {s.promotion_burst for s in SHIPPED if s.promotion_overlap} == {True, False}
     for schedule in SHIPPED:
         assert schedule.promotion_burst == (schedule.promotion_overlap and not schedule.swap_ab), schedule
+
+
+def test_plans_copy_scales_ahead_where_two_warpgroups_multiply():
+    """Not with swapped operands or K split, nor where the tile ends at an odd place of a block, nor beside lanes."""
+    for schedule in SHIPPED:
+        expected = (
+            schedule.scale_copy == "bulk" and schedule.math_warpgroups == 2 and schedule.split_k == 1
+            and not schedule.swap_ab and schedule.tile[1] % 64 == 0
+        )  # fmt: skip
+        assert schedule.scales_ahead == expected, schedule
+
+
+@pytest.mark.parametrize(
+    ("k", "split_k", "ahead"),
+    [(128, 1, True), (16, 1, True), (65536, 1, True), (65552, 1, False), (131072, 2, True), (256, 3, False)],
+)
+def test_scales_ahead_are_for_known_steps(k: int, split_k: int, ahead: bool):
+    """512 steps at most for a CTA, and at least one for each that shares a tile."""
+    hints = {"tile": (128, 64, 128), "split_k": split_k, "scales_ahead": True}
+    if ahead:
+        ((_, _, schedule),) = plan_of(4096, k, **hints)
+        assert schedule.scales_ahead
+        assert compiler.build(spec_of(4096, k), TARGET, schedule)
+        return
+    with pytest.raises(ScheduleError, match=r"scales cannot be copied ahead|no schedule") as caught:
+        plan_of(4096, k, **hints)
+    assert None not in (caught.value.where, caught.value.got, caught.value.need, caught.value.fix)
+
+
+def test_smem_is_never_more_than_predicted():
+    """With scales ahead, without, split or not: the ring that fits by the heuristics' count fits when it is built."""
+    dice = random.Random(7)
+    kinds = [((128, n, 128), {}) for n in (32, 64, 96, 128, 144)]
+    kinds += [((256, 128, 128), {}), ((64, 64, 128), {}), ((64, 192, 128), {})]
+    kinds += [((16, 128, 128), {"swap_ab": True}), ((32, 64, 128), {"swap_ab": True, "split_k": 2})]
+    kinds += [((128, 128, 128), {"split_k": 3}), ((128, 96, 128), {"cluster": (2, 1)})]
+    ks = [128, 65536, *(16 * round(2 ** dice.uniform(3, 12)) for _ in range(10))]
+    for (tile, hints), k in ((kind, k) for kind in kinds for k in dice.sample(ks, 4)):
+        steps = -(-k // 128)
+        for ahead in (True, False):
+            if steps < hints.get("split_k", 1):
+                continue
+            ((_, _, schedule),) = plan_of(4096, k, tile=tile, scales_ahead=ahead, **hints)
+            stage, rest = heuristics._smem_bytes(schedule, steps)
+            taken = compiler.build(spec_of(4096, k), TARGET, schedule).result.module.record(Launch).smem_bytes
+            assert taken <= schedule.stages * stage + rest <= HOPPER.smem_per_cta, (schedule, k)

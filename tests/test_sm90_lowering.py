@@ -27,6 +27,12 @@ PLAIN_SUMS = edited(
     (', #buffer{name="sb", type=smem<f32, [1]>, engine=lanes, stage_bytes=16}]', "]"),
 )
 """Without scales in the steps, as where they hold for all of K."""
+PLACED = ["stage_descriptor", "stage_descriptor"]
+"""Where a step's operands are, which does not wait for them to be there."""
+DESCRIPTORS = [
+    '%desc_a = sm90.descriptor() {area="a", dtype="e4m3", row_bytes=128, waves=1} : i64',
+    '%desc_b = sm90.descriptor() {area="b", dtype="e4m3", row_bytes=128} : i64',
+]
 ALONE = opt(ASYNC, "epilogue-staging,shared-memory-allocation,lower-sm90{warpgroups=2}")
 
 
@@ -159,7 +165,9 @@ def overlapped(text: str) -> dict[str, list[str]]:
 
 def test_an_overlapped_step_is_cut_in_two():
     found = overlapped(opt(PROMOTED, f"pipelining{{stages=3}},{AHEAD}"))
-    assert names(found["start"]) == ["wait", "block_scales", "row_scales", "keep", "keep", "wgmma", "advance"]
+    assert names(found["start"]) == [
+        *PLACED, "wait", "block_scales", "row_scales", "keep", "keep", "wgmma", "advance"
+    ]  # fmt: skip
     assert names(found["finish"]) == ["wgmma_wait_older", "release", "promote_rows", "advance"]
     assert found["start"][0] == (
         "start (%next_part: frag<f32, [64, 64]>, %next_row_scale: frag<f32, [2]>, %next_block_scale: frag<f32, [1]>) {"
@@ -175,12 +183,89 @@ def test_an_overlapped_step_is_cut_in_two():
     ]
 
 
+AHEAD_OF_K = "pipelining{stages=3,scales_ahead=true}"
+RUNS = opt(PROMOTED, f"{AHEAD_OF_K},{ROLES},{LOWER}")
+
+
+def test_scales_of_a_whole_tile_are_copied_in_one_turn():
+    rows = section(RUNS, "scales")
+    assert names(rows) == [
+        "warps", "cursor", "tile_loop", "k_loop", "wait", "copy_scales", "copy_arrive", "advance",
+    ]  # fmt: skip
+    assert "%runs_1 = sm90.cursor() : index" in rows
+    assert "sm90.k_loop() {extent=256, step=128, parts=1, run=2} do (%k0_2: index) {" in rows
+    assert "sm90.wait(barriers=%runs_empty, cursor=%runs_1) {flip=true}" in rows
+    assert any(row.endswith("count=1, block=[128, 128], limit=2, run=2, columns=2}") for row in rows)
+    assert "sm90.copy_arrive(barriers=%runs_full, cursor=%runs_1) {lanes=2}" in rows
+    assert lines(RUNS)[:4] == [
+        '%full = sm90.barriers() {area="full", arrivals=1} : barrier<3>',
+        '%empty = sm90.barriers() {area="empty", arrivals=8} : barrier<3>',
+        '%runs_full = sm90.barriers() {area="runs_full", arrivals=2} : barrier<2>',
+        '%runs_empty = sm90.barriers() {area="runs_empty", arrivals=8} : barrier<2>',
+    ]
+
+
+def test_scales_of_a_whole_tile_are_waited_for_before_its_steps():
+    rows = section(RUNS, "math")
+    assert ordered(rows, "zero", "wait", "k_loop", "wait", "block_scales", "wgmma", "advance", "run_step", "release",
+                   "advance", "staging_wait")  # fmt: skip
+    assert [row for row in rows if "%runs" in row] == [
+        "%runs = sm90.cursor() {steps=true} : index",
+        "sm90.wait(barriers=%runs_full, cursor=%runs) {flip=false}",
+        '%block_scale = sm90.block_scales(cursor=%runs) {area="sb", run=2} : frag<f32, [1]>',
+        "sm90.run_step(cursor=%runs)",
+        "sm90.release(barriers=%runs_empty, cursor=%runs) {cluster=1}",
+        "sm90.advance(cursor=%runs) {stages=2}",
+    ]
+    assert section(RUNS, "load") == section(BULK, "load")
+
+
+def test_overlapped_steps_count_scales_of_a_whole_tile_as_they_start():
+    text = opt(PROMOTED, f"{AHEAD_OF_K},{AHEAD}")
+    found = overlapped(text)
+    assert names(found["start"]) == [
+        *PLACED, "wait", "block_scales", "row_scales", "keep", "keep", "wgmma", "advance", "run_step",
+    ]  # fmt: skip
+    assert not any("runs" in row for row in found["finish"])
+    assert ordered(section(text, "math"), "wait", "k_overlap", "run_step", "release", "advance", "staging_wait")
+
+
+def test_scales_of_a_whole_tile_are_a_ctas_own():
+    """In a cluster that shares a box of B, every CTA copies the few scales itself: nobody else writes its stages."""
+    text = opt(
+        PROMOTED, f"{AHEAD_OF_K},epilogue-staging,cluster-multicast{{cluster=[2, 1]}},warp-specialization,{LOWER}"
+    )
+    assert "sm90.release(barriers=%empty, cursor=%cursor) {cluster=2}" in text
+    assert "sm90.release(barriers=%runs_empty, cursor=%runs) {cluster=1}" in text
+    assert 'area="runs_empty", arrivals=8}' in text
+
+
+def test_scales_of_a_whole_tile_need_a_role_of_their_own():
+    refused(
+        PROMOTED,
+        "scales of all steps of a tile are loaded by a role of their own",
+        "fix: run warp-specialization, or leave schedule.scales_ahead auto",
+        passes=f"{AHEAD_OF_K},epilogue-staging,{LOWER}",
+    )
+
+
+def test_a_role_loads_as_many_steps_into_every_ring():
+    """One warp for both rings: it would take one step at a time for one of them, and all at once for the other."""
+    text = opt(PROMOTED, f"{AHEAD_OF_K},{ROLES},shared-memory-allocation")
+    start = text.index('  async.role() {name="scales"')
+    copies = [row for row in text[start:].splitlines(keepends=True) if "ring=%runs" in row]
+    at = text.rindex("        tile.yield()", 0, start)
+    both = text[:at] + "".join(copies).replace("0_2", "0_1") + text[at:start] + "}\n"
+    refused(both, "a role loads for as many steps of K into every ring", "got: [1, 2]", passes="lower-sm90")
+
+
 def test_partial_sums_and_the_older_cursor_are_made_before_the_tiles():
     """Every product overwrites its partial sum, so zeros are needed once, for the compiler."""
     rows = section(opt(PROMOTED, f"pipelining{{stages=3}},{AHEAD}"), "math")
     before = rows[: next(index for index, row in enumerate(rows) if row.startswith("sm90.tile_loop("))]
     assert before[1:] == [
         "sm90.thread_position()",
+        *DESCRIPTORS,
         "%part = sm90.zero() : frag<f32, [64, 64]>",
         "%part_1 = sm90.zero() : frag<f32, [64, 64]>",
         "%behind = sm90.cursor() : index",
@@ -206,7 +291,9 @@ def test_overlapped_steps_of_swapped_operands():
     """A scale per column: they are kept too, two for every 8 columns."""
     text = opt(PROMOTED, f"swap-operands,pipelining,{AHEAD.replace('2}', '1}')}")
     found = overlapped(text)
-    assert names(found["start"]) == ["wait", "block_scales", "column_scales", "keep", "keep", "wgmma", "advance"]
+    assert names(found["start"]) == [
+        *PLACED, "wait", "block_scales", "column_scales", "keep", "keep", "wgmma", "advance"
+    ]  # fmt: skip
     assert "%next_block_scale: frag<f32, [1]>, %next_col_scale: frag<f32, [16, 2]>" in found["start"][0]
     assert (
         "sm90.promote_columns(acc=%sum, part=%done_part, blocks=%done_block_scale, columns=%done_col_scale)"
@@ -222,7 +309,7 @@ def test_overlapped_steps_in_a_cluster_release_to_all_of_it():
 def test_overlapped_steps_without_scales_keep_nothing():
     text = opt(PLAIN_SUMS, AHEAD)
     found = overlapped(text)
-    assert names(found["start"]) == ["wait", "wgmma", "advance"]
+    assert names(found["start"]) == [*PLACED, "wait", "wgmma", "advance"]
     assert names(found["finish"]) == ["wgmma_wait_older", "release", "add_part", "advance"]
     assert found["start"][0] == "start (%next_part: frag<f32, [64, 64]>) {"
 
@@ -266,7 +353,7 @@ def test_a_transposed_tile_leaves_as_columns():
     rows = section(SWAPPED, "math")
     assert ordered(rows, "wgmma", "promote_columns", "staging_wait", "store_columns", "tma_store")
     assert "box=[128, 64], slabs=1, waves=1, wave=0, transposed=true}" in SWAPPED
-    assert 'sm90.wgmma(part=%part, cursor=%cursor) {a="b", b="a"' in SWAPPED
+    assert 'sm90.wgmma(part=%part, cursor=%cursor, desc_a=%a_at, desc_b=%b_at) {a="b", b="a"' in SWAPPED
 
 
 def test_a_shared_box_is_loaded_in_parts():

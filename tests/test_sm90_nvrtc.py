@@ -31,7 +31,7 @@ def test_case(case: str):
 
 @pytest.mark.parametrize("case", ["cluster", "split_k_swapped"])
 def test_scales_copied_by_lanes(case: str):
-    artifact = compiler.build(CASES[case], TARGET, schedule_of(case).replace(scale_copy="lanes"))
+    artifact = compiler.build(CASES[case], TARGET, schedule_of(case).replace(scale_copy="lanes", scales_ahead=False))
     assert "cp.async.ca.shared.global" in check(artifact).ptx
 
 

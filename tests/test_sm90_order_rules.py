@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from ir_texts import edited, rejected
-from target_texts import ALONE, BULK, CLUSTER, LANES, SPLIT, Mistakes, after, line, without
+from target_texts import ALONE, BULK, CLUSTER, LANES, RUNS, SPLIT, Mistakes, after, line, without
 
 BARRIERS: Mistakes = {
     "full arrivals": (
@@ -265,6 +265,149 @@ ORDER: Mistakes = {
     ),
 }
 
+RUN_WAIT, RUN_STEP = line(RUNS, "sm90.wait(barriers=%runs_full"), line(RUNS, "sm90.run_step")
+RUN_RELEASE, RUN_ADVANCE = line(RUNS, "sm90.release(barriers=%runs_empty"), line(RUNS, "sm90.advance(cursor=%runs)")
+FULL_WAIT = line(RUNS, "sm90.wait(barriers=%full")
+WHOLE_TILE = "a stage for a whole tile is waited for once, released after the last step, and left behind"
+
+RUN_RING: Mistakes = {
+    "not waited for": (
+        RUNS,
+        ((RUN_WAIT, ""),),
+        ("area 'sb' is read before its stage is loaded", "for %runs_full"),
+    ),
+    "waited for twice": (RUNS, ((RUN_WAIT, 2 * RUN_WAIT),), (WHOLE_TILE,)),
+    "waited for in every step": (
+        RUNS,
+        ((RUN_WAIT, ""), (FULL_WAIT, FULL_WAIT + RUN_WAIT)),
+        ("%runs is in one stage for all steps of a tile", "got: sm90.wait in a step"),
+    ),
+    "waited for and released in every step": (
+        RUNS,
+        ((RUN_WAIT, ""), (FULL_WAIT, FULL_WAIT + RUN_WAIT), (RUN_RELEASE, ""), (RUN_STEP, RUN_RELEASE + RUN_STEP)),
+        ("%runs is in one stage for all steps of a tile", "got: sm90.wait in a step"),
+    ),
+    "not released": (
+        RUNS,
+        ((RUN_RELEASE, ""), ('area="runs_empty", arrivals=8', 'area="runs_empty", arrivals=0')),
+        (WHOLE_TILE, "got: sm90.advance", "need: sm90.release, sm90.advance"),
+    ),
+    "released twice": (
+        RUNS,
+        ((RUN_RELEASE, 2 * RUN_RELEASE), ('area="runs_empty", arrivals=8', 'area="runs_empty", arrivals=16')),
+        (WHOLE_TILE, "got: sm90.release, sm90.release, sm90.advance"),
+    ),
+    "released in every step": (
+        RUNS,
+        ((RUN_RELEASE, ""), (RUN_STEP, RUN_RELEASE + RUN_STEP)),
+        ("%runs is in one stage for all steps of a tile", "got: sm90.release in a step"),
+    ),
+    "released before its steps": (
+        RUNS,
+        ((RUN_RELEASE, ""), (RUN_WAIT, RUN_WAIT + RUN_RELEASE)),
+        (WHOLE_TILE, "got: sm90.advance"),
+    ),
+    "released to a cluster that does not write into it": (
+        RUNS,
+        (
+            (RUN_RELEASE, RUN_RELEASE.replace("cluster=1", "cluster=2")),
+            ('area="runs_empty", arrivals=8', 'area="runs_empty", arrivals=16'),
+        ),
+        ("a stage is released to every CTA that writes into it", "got: 2", "need: 1"),
+    ),
+    "cursor not advanced": (
+        RUNS,
+        ((RUN_ADVANCE, ""),),
+        (WHOLE_TILE, "got: sm90.release", "need: sm90.release, sm90.adv"),
+    ),
+    "cursor advanced before the release": (
+        RUNS,
+        ((RUN_RELEASE + RUN_ADVANCE, RUN_ADVANCE + RUN_RELEASE),),
+        (WHOLE_TILE, "got: sm90.advance, sm90.release"),
+    ),
+    "cursor advanced through another ring": (
+        RUNS,
+        ((RUN_ADVANCE, RUN_ADVANCE.replace("stages=2", "stages=3")),),
+        ("%runs moves through its ring", "got: 3 stages", "need: 2"),
+    ),
+    "cursor advanced in every step": (
+        RUNS,
+        ((RUN_STEP, RUN_ADVANCE),),
+        ("%runs is in one stage for all steps of a tile", "got: sm90.advance in a step"),
+    ),
+    "step not counted": (RUNS, ((RUN_STEP, ""),), ("%runs stays where it is",)),
+    "step counted twice": (RUNS, ((RUN_STEP, 2 * RUN_STEP),), ("a cursor moves once in a step: %runs",)),
+    "step counted before the scales are read": (
+        RUNS,
+        ((RUN_STEP, ""), (FULL_WAIT, RUN_STEP + FULL_WAIT)),
+        ("a cursor moves after its last use: %runs",),
+    ),
+    "step counted behind the loop": (
+        RUNS,
+        ((RUN_RELEASE, RUN_STEP + RUN_RELEASE),),
+        ("%runs is in one stage for all steps of a tile", "got: sm90.run_step outside of a step"),
+    ),
+    "steps counted by a cursor that does not": (
+        RUNS,
+        (("%runs = sm90.cursor() {steps=true}", "%runs = sm90.cursor()"),),
+        ("%runs counts the steps of a stage", "got: a cursor that does not", "need: sm90.cursor with steps=true"),
+    ),
+    "scales of every step read by a cursor that counts": (
+        RUNS,
+        (('{area="sb", run=2}', '{area="sb"}'),),
+        ("%runs counts the steps of a stage", "got: a cursor that does", "need: sm90.cursor with steps=false"),
+    ),
+    "scales read at the other ring's cursor": (
+        RUNS,
+        (("sm90.block_scales(cursor=%runs)", "sm90.block_scales(cursor=%cursor)"),),
+        ("%cursor moves through area 'sb'", "got: 3 stages", "need: 2"),
+    ),
+    "read with more steps than were copied": (
+        RUNS,
+        (('{area="sb", run=2}', '{area="sb", run=4}'),),
+        ("area 'sb' is read as it was loaded", "got: 4 steps in a stage", "need: 2"),
+    ),
+    "copies of one step in a loop over two": (
+        RUNS,
+        (
+            ("limit=2, run=2, columns=2}", "limit=2}"),
+            ("%runs = sm90.cursor() {steps=true}", "%runs = sm90.cursor()"),
+            ('{area="sb", run=2}', '{area="sb"}'),
+            (RUN_STEP, RUN_ADVANCE),
+        ),
+        ("a loop takes as many steps at a time as its copies", "got: 2 in a turn", "need: 1"),
+    ),
+    "copies of two steps in a loop over one": (
+        RUNS,
+        (("parts=1, run=2}", "parts=1}"),),
+        ("a loop takes as many steps at a time as its copies", "got: 1 in a turn", "need: 2"),
+    ),
+    "half of a tile's steps": (
+        RUNS,
+        (
+            ("{extent=256, step=128, parts=1, run=2}", "{extent=512, step=128, parts=1, run=2}"),
+            ("{extent=256, step=128, parts=1}", "{extent=512, step=128, parts=1}"),
+        ),
+        ("a stage holds all steps of a tile", "got: 2", "need: 4"),
+    ),
+    "steps of a K that is not known": (
+        RUNS,
+        (("{extent=256, step=128, parts=1, run=2}", "{extent=M, step=128, parts=1, run=2}"),),
+        ("a stage holds all steps of a tile", "need: K to be known"),
+    ),
+    "area for one step": (
+        RUNS,
+        (("count=1, block=[128, 128], limit=2, run=2", "count=3, block=[128, 128], limit=2, run=2"),),
+        ("a stage of area 'sb' is too small", "at least 24"),
+    ),
+    "fewer lanes arrive than copy": (
+        RUNS,
+        (("{lanes=2}", "{lanes=1}"), ('area="runs_full", arrivals=2', 'area="runs_full", arrivals=1')),
+        ("every lane that copies arrives", "got: 1 lanes", "need: 2 to 32 lanes"),
+    ),
+    "copies into a stage in use": (RUNS, (without(RUNS, "sm90.wait", 3),), ("a load needs a free stage",)),
+}
+
 EPILOGUE: Mistakes = {
     "staging not free": (
         BULK,
@@ -329,6 +472,7 @@ CORPUS = {
         "syncs": SYNCS,
         "cursors": CURSORS,
         "order": ORDER,
+        "run ring": RUN_RING,
         "epilogue": EPILOGUE,
     }.items()
     for name, mistake in mistakes.items()

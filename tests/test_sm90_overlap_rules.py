@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from ir_texts import edited, rejected
-from target_texts import OVERLAP, Change, after, line, without
+from target_texts import OVERLAP, RUNS_OVERLAP, Change, after, line, without
 
 from gemmgen.backends.sm90.overlap_rules import PLAYED_STEPS
 from gemmgen.ir import parse_module, print_module, verify
@@ -16,6 +16,8 @@ WGMMA, PROMOTE = line(OVERLAP, "sm90.wgmma("), line(OVERLAP, "sm90.promote_rows"
 WAIT, RELEASE = line(OVERLAP, "sm90.wait(barriers=%full"), line(OVERLAP, "sm90.release")
 WAIT_OLDER, BEHIND = line(OVERLAP, "sm90.wgmma_wait_older"), line(OVERLAP, "sm90.advance(cursor=%behind)")
 STARTED, KEEP = line(OVERLAP, "sm90.advance(cursor=%cursor)"), line(OVERLAP, "sm90.keep")
+LATE_WGMMA = WGMMA.replace("%next_part, cursor=%cursor", "%done_part, cursor=%behind")
+LATE_WGMMA = LATE_WGMMA.replace("%a_at", "%desc_a").replace("%b_at", "%desc_b")
 PART, PART_1 = line(OVERLAP, "sm90.zero"), line(OVERLAP, "sm90.zero", 1)
 
 STAGES: Mistakes = {
@@ -182,14 +184,14 @@ STEPS: Mistakes = {
     ),
     "a load among the products": (
         ((STARTED, line(OVERLAP, "sm90.staging_wait") + STARTED),),
-        ("sm90.staging_wait has no place in region 'start' of sm90.k_overlap", "need: sm90.wait, "),
+        ("sm90.staging_wait has no place in region 'start' of sm90.k_overlap", "need: sm90.stage_descriptor"),
     ),
     "a branch": (
         ((KEEP, f'sm90.warps() {{label="half", first=0, count=4}} do {{\n{KEEP}}}\n'),),
         ("sm90.warps has no place in region 'start' of sm90.k_overlap",),
     ),
     "products where the step ends": (
-        ((PROMOTE, WGMMA.replace("%next_part, cursor=%cursor", "%done_part, cursor=%behind") + PROMOTE),),
+        ((PROMOTE, LATE_WGMMA + PROMOTE),),
         ("sm90.wgmma has no place in region 'finish' of sm90.k_overlap",),
     ),
     "a wait for older products outside": (
@@ -203,6 +205,66 @@ CORPUS = {
     for group, mistakes in {"stages": STAGES, "fragments": FRAGMENTS, "steps": STEPS}.items()
     for name, mistake in mistakes.items()
 }
+
+
+RUN_WAIT, RUN_STEP = line(RUNS_OVERLAP, "sm90.wait(barriers=%runs_full"), line(RUNS_OVERLAP, "sm90.run_step")
+RUN_RELEASE = line(RUNS_OVERLAP, "sm90.release(barriers=%runs_empty")
+RUN_ADVANCE, RUN_SCALES = line(RUNS_OVERLAP, "sm90.advance(cursor=%runs)"), line(RUNS_OVERLAP, "sm90.block_scales")
+LATE_SCALES = RUN_SCALES.replace("%block_scale =", "%late =")
+
+RUNS: Mistakes = {
+    "not waited for": (
+        ((RUN_WAIT, ""),),
+        ("sm90.block_scales", "area 'sb' is read before its stage is loaded", "need: sm90.wait"),
+    ),
+    "waited for in every step": (
+        ((RUN_WAIT, ""), (RUN_SCALES, RUN_WAIT + RUN_SCALES)),
+        ("%runs is in one stage for all steps of a tile", "got: sm90.wait in a step"),
+    ),
+    "released in every step": (
+        ((RUN_RELEASE, ""), (RUN_STEP, RUN_RELEASE + RUN_STEP)),
+        ("%runs is in one stage for all steps of a tile", "got: sm90.release in a step"),
+    ),
+    "never released": (
+        ((RUN_RELEASE, ""), ('area="runs_empty", arrivals=8', 'area="runs_empty", arrivals=0')),
+        ("sm90.k_overlap", "a stage for a whole tile is waited for once, released after the last step"),
+    ),
+    "its cursor stays": (
+        ((RUN_ADVANCE, ""),),
+        (
+            "sm90.k_overlap",
+            "a stage for a whole tile is waited for once, released after the last step",
+            "got: sm90.release",
+        ),
+    ),
+    "steps not counted": (((RUN_STEP, ""),), ("sm90.block_scales", "%runs stays where it is")),
+    "steps counted where they end": (
+        ((BEHIND, BEHIND + RUN_STEP),),
+        ("sm90.run_step has no place in region 'finish' of sm90.k_overlap",),
+    ),
+    "scales of the younger step": (
+        (
+            (PROMOTE, LATE_SCALES + PROMOTE),
+            ("blocks=%done_block_scale", "blocks=%late"),
+            (BEHIND, BEHIND + RUN_ADVANCE),
+        ),
+        ("%runs is in one stage for all steps of a tile",),
+    ),
+    "scales of the younger step, counted once": (
+        ((PROMOTE, LATE_SCALES + PROMOTE), ("blocks=%done_block_scale", "blocks=%late")),
+        ("sm90.block_scales", "%runs stays where it is"),
+    ),
+    "copied by every step": (
+        (("parts=1, run=2}", "parts=1}"),),
+        ("a loop takes as many steps at a time as its copies", "got: 1 in a turn", "need: 2"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_mistake_with_scales_ahead(name: str):
+    changes, parts = RUNS[name]
+    rejected(edited(RUNS_OVERLAP, *changes), *parts)
 
 
 @pytest.mark.parametrize("name", CORPUS)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 from ir_texts import edited, opt, rejected
-from target_texts import ALONE, BULK, CLUSTER, LANES, SPLIT, Mistakes, line, without
+from target_texts import ALONE, BULK, CLUSTER, LANES, RUNS, RUNS_OVERLAP, SPLIT, Mistakes, line, without
 
 from gemmgen.errors import IRError
 from gemmgen.ir import parse_module, verify
 
 
-@pytest.mark.parametrize("text", [LANES, BULK, CLUSTER, SPLIT, ALONE])
+@pytest.mark.parametrize("text", [LANES, BULK, CLUSTER, SPLIT, ALONE, RUNS, RUNS_OVERLAP])
 def test_what_lowering_writes_is_legal_and_reads_back(text: str):
     verify(parse_module(text))
     assert opt(text) == text
@@ -186,7 +186,7 @@ COPIES: Mistakes = {
     ),
     "wgmma waves": (
         BULK,
-        (("row_bytes=128, waves=1", "row_bytes=128, waves=2"),),
+        (("row_bytes=128, waves=1, wave=0", "row_bytes=128, waves=2, wave=0"),),
         ("wgmma reads all of area 'a'", "256 rows"),
     ),
     "wgmma columns": (
@@ -198,6 +198,90 @@ COPIES: Mistakes = {
         BULK,
         (('label="math", first=0, count=8', 'label="math", first=0, count=7'),),
         ("run by whole warpgroups", "warps 0 to 6"),
+    ),
+}
+
+A_AT, B_AT = line(BULK, "sm90.stage_descriptor"), line(BULK, "sm90.stage_descriptor", 1)
+
+DESCRIPTORS: Mistakes = {
+    "of another area": (
+        BULK,
+        (("desc_a=%a_at, desc_b=%b_at", "desc_a=%b_at, desc_b=%b_at"),),
+        ("%b_at is the descriptor of area 'a' in the cursor's stage", "need: sm90.stage_descriptor"),
+    ),
+    "of another area that is moved as this one": (
+        BULK,
+        ((B_AT, B_AT.replace("%desc_b", "%desc_a")),),
+        ("%b_at is the descriptor of area 'b' in the cursor's stage",),
+    ),
+    "moved as another area": (
+        BULK,
+        ((B_AT, B_AT.replace('area="b"', 'area="a"')),),
+        ("%b_at is the descriptor of area 'b' in the cursor's stage",),
+    ),
+    "of stage 0": (
+        BULK,
+        (("desc_b=%b_at", "desc_b=%desc_b"),),
+        ("%desc_b is the descriptor of area 'b' in the cursor's stage", "got: another value"),
+    ),
+    "not a descriptor": (
+        BULK,
+        (("desc_a=%a_at", "desc_a=%sb_stride_row"),),
+        ("%sb_stride_row is the descriptor of area 'a'", "got: another value"),
+    ),
+    "moved from something else": (
+        BULK,
+        ((A_AT, A_AT.replace("%desc_a", "%sb_stride_row")),),
+        ("%a_at is the descriptor of area 'a' in the cursor's stage",),
+    ),
+    "another cursor's stage": (
+        BULK,
+        (
+            (
+                line(BULK, "sm90.cursor"),
+                line(BULK, "sm90.cursor") + line(BULK, "sm90.cursor").replace("sor =", "sor_3 ="),
+            ),
+            (A_AT, A_AT.replace("%cursor", "%cursor_3")),
+            (
+                line(BULK, "sm90.advance"),
+                line(BULK, "sm90.advance") + line(BULK, "sm90.advance").replace("%cursor", "%cursor_3"),
+            ),
+        ),
+        ("%a_at is the descriptor of area 'a' in the cursor's stage",),
+    ),
+    "the stage before the loop": (
+        BULK,
+        ((A_AT, ""), (line(BULK, "sm90.zero"), A_AT + line(BULK, "sm90.zero"))),
+        ("%a_at is the descriptor of area 'a' in the cursor's stage",),
+    ),
+    "behind the step": (
+        BULK,
+        (
+            (A_AT, ""),
+            (line(BULK, "sm90.advance"), line(BULK, "sm90.advance") + A_AT),
+            ("desc_a=%a_at", "desc_a=%desc_a"),
+        ),
+        ("a cursor moves after its last use: %cursor", "sm90.stage_descriptor after sm90.advance"),
+    ),
+    "of another wave": (
+        BULK,
+        (("row_bytes=128, waves=1}", "row_bytes=128, waves=1, wave=1}"),),
+        ("%a_at says which rows of area 'a' are multiplied", "['e4m3', 128, 0, 1, 1]", "['e4m3', 128, 0, 1, 0]"),
+    ),
+    "of the warpgroup's rows of B": (
+        BULK,
+        (('{area="b", dtype="e4m3", row_bytes=128}', '{area="b", dtype="e4m3", row_bytes=128, waves=1}'),),
+        ("%b_at says which rows of area 'b' are multiplied", "['e4m3', 128, 0, 1, 0]", "['e4m3', 128, 0, 0, 0]"),
+    ),
+    "of rows along K": (
+        BULK,
+        (("row_bytes=128, waves=1}", "row_bytes=128, span=128, waves=1}"),),
+        ("%a_at says which rows of area 'a' are multiplied", "['e4m3', 128, 128, 1, 0]"),
+    ),
+    "of longer rows": (
+        BULK,
+        (("row_bytes=128, waves=1}", "row_bytes=64, waves=1}"),),
+        ("%a_at says which rows of area 'a' are multiplied", "['e4m3', 64, 0, 1, 0]"),
     ),
 }
 
@@ -258,6 +342,7 @@ CORPUS = {
         "launch": LAUNCH,
         "memory": MEMORY,
         "copies": COPIES,
+        "descriptors": DESCRIPTORS,
         "registers": REGISTERS,
     }.items()
     for name, mistake in mistakes.items()

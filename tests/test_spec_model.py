@@ -98,6 +98,7 @@ schedule:
   raster: {group: auto, along: auto}
   pdl: auto
   promotion_overlap: auto
+  scales_ahead: auto
   promotion_burst: auto
   epilogue_overlap: auto
 targets: [sm_90a, sm_100a, sm_103a]

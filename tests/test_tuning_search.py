@@ -59,7 +59,8 @@ def test_overlap_is_a_lever_and_follows_the_tile() -> None:
     space = Space(SPEC, 4096, TARGET)
     overlapped = space.priced(space.served().schedule.replace(
         tile=(128, 128, 128), stages=5, cluster=(1, 1), split_k=1, swap_ab=False, math_warpgroups=2,
-        producer_registers=40, math_registers=232, promotion_overlap=True, promotion_burst=True)).schedule  # fmt: skip
+        producer_registers=40, math_registers=232, scales_ahead=True, promotion_overlap=True,
+        promotion_burst=True)).schedule  # fmt: skip
     found = [candidate.schedule for candidate in space.neighbours(overlapped)]
     assert overlapped.replace(promotion_overlap=False, promotion_burst=False) in found
     assert overlapped.replace(promotion_burst=False) in found
@@ -72,6 +73,25 @@ def test_overlap_is_a_lever_and_follows_the_tile() -> None:
     found = [candidate.schedule for candidate in Space(hinted, 4096, TARGET).neighbours(overlapped)]
     assert {s.promotion_overlap for s in found} == {True}
     assert (256, 128, 128) not in {s.tile for s in found}
+
+
+def test_scales_ahead_are_a_lever_and_follow_the_tile() -> None:
+    """Decided anew for every neighbour, with the stages that they leave room for; a hint fixes them."""
+    space = Space(SPEC, 4096, TARGET)
+    ahead = space.priced(space.served().schedule.replace(
+        tile=(128, 128, 128), stages=5, cluster=(1, 1), split_k=1, swap_ab=False, math_warpgroups=2,
+        producer_registers=40, math_registers=232, scales_ahead=True, promotion_overlap=True,
+        promotion_burst=True)).schedule  # fmt: skip
+    found = [candidate.schedule for candidate in space.neighbours(ahead)]
+    assert ahead.replace(scales_ahead=False) in found
+    assert {s.scales_ahead for s in found if s.tile == (256, 128, 128)} == {True}
+    assert {s.scales_ahead for s in found if s.tile == (128, 112, 128)} == {False}
+    assert {s.scales_ahead for s in found if s.split_k > 1 or s.swap_ab} == {False}
+    for hint in (True, False):
+        hinted = replace(SPEC, schedule=replace(SPEC.schedule, scales_ahead=hint))
+        start = ahead.replace(scales_ahead=hint)
+        found = [candidate.schedule for candidate in Space(hinted, 4096, TARGET).neighbours(start)]
+        assert {s.scales_ahead for s in found} == {hint}
 
 
 def test_the_search_goes_on_around_what_it_found(monkeypatch: pytest.MonkeyPatch) -> None:

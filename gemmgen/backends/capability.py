@@ -34,6 +34,7 @@ class Capability:
         block_scaled_mma: the tensor core applies block scales itself.
         cta_pairs: two CTAs of a cluster can multiply together.
         promotion_bursts: its instructions' scheduling bits are known, so that a cubin can be changed after ptxas.
+        scales_ahead: scales of blocks may come for all steps of a tile at once.
         tensor_memory: accumulators live in tensor memory, 128 lanes of ``tensor_memory_columns`` 32-bit words.
     """
 
@@ -54,6 +55,7 @@ class Capability:
     block_scaled_mma: bool = False
     cta_pairs: bool = False
     promotion_bursts: bool = False
+    scales_ahead: bool = False
     tensor_memory: bool = False
 
     @property
@@ -65,7 +67,9 @@ class Capability:
 _CAPABILITIES = {
     record.name: record
     for record in (
-        Capability("sm_90a", "sm90", (9, 0), "H100, H200, H20", sms=132, promotion_bursts=True),
+        Capability(
+            "sm_90a", "sm90", (9, 0), "H100, H200, H20", sms=132, promotion_bursts=True, scales_ahead=True,
+        ),
         Capability(
             "sm_100a", "sm100", (10, 0), "B200, GB200", sms=148, tensor_core_bits=25, block_scaled_mma=True,
             cta_pairs=True, tensor_memory=True,

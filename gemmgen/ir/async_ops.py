@@ -116,7 +116,7 @@ class RingOp(Op):
             raise IRError("a ring needs stages and distinct buffers", got=f"{self.stages} stages of {names}")
         if self.steps and (self.steps < 0 or any(buffer.engine is not Engine.LANES for buffer in self.buffers)):
             raise IRError("only scales that lanes copy are loaded for all steps of K at once",
-                          got=f"{self.steps} steps of {names}", need="no steps, or buffers filled by lanes")  # fmt: skip
+                          got=f"{self.steps} steps of {names}", need="no steps, or buffers of lanes")  # fmt: skip
         for buffer in self.buffers:
             space = "tmem" if self.in_tensor_memory else "smem"
             if (buffer.engine is Engine.TENSOR) != self.in_tensor_memory or buffer.type.space != space:

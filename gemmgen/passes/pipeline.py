@@ -32,7 +32,8 @@ def pipeline(schedule: Schedule, target: Capability) -> PassPipeline:
         ),  # first: it decides what a product is; everything later moves products around
         SplitKPass(s.split_k),  # at tile level: afterwards loads and products are in different places
         *([SwapOperandsPass()] if s.swap_ab else []),  # after split-k: the reduction it adds is transposed too
-        PipeliningPass(s.stages, Engine(s.scale_copy), s.scales_ahead),  # leaves the tile level; needs loads beside their uses
+        # leaves the tile level; needs loads beside their uses
+        PipeliningPass(s.stages, Engine(s.scale_copy), s.scales_ahead),
         EpilogueStagingPass(),  # after split-k: a reduced tile leaves in another way
         ClusterMulticastPass(s.cluster),  # before roles: it rewrites the one loop nest, not a copy per role
         *([CtaPairsPass()] if target.cta_pairs and s.cta_group > 1 else []),  # before roles, as multicast

@@ -104,10 +104,11 @@ class PipeliningPass(Pass):
         if self.scale_copy is Engine.LANES:
             raise ScheduleError("row scales that lanes copy come with every step", where="schedule.scales_ahead",
                                 got=True, need=False, fix="leave scales_ahead auto")  # fmt: skip
-        buffers = [self._scales(op.source.name, op, Engine.LANES) for op in loads]
-        buffers = [replace(each, stage_bytes=round_up(tile_bytes(each.type) * steps, self.lanes_pitch_bytes)) for each in buffers]
-        kind = RingType(RUN_STAGES)
-        return b.add(RingOp, buffers=buffers, steps=steps, result=("runs", kind)).result
+        buffers = [
+            replace(buffer, stage_bytes=round_up(steps * tile_bytes(buffer.type), self.lanes_pitch_bytes))
+            for buffer in (self._scales(op.source.name, op, Engine.LANES) for op in loads)
+        ]
+        return b.add(RingOp, buffers=buffers, steps=steps, result=("runs", RingType(RUN_STAGES))).result
 
     def landing(self, loads: Sequence[LoadOp | LoadScalesOp]) -> list[LoadScalesOp]:
         """Those whose words are arranged on their way into the stage, from where the copy engine put them."""

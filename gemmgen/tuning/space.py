@@ -19,7 +19,8 @@ COLUMN_STEPS = (8, 16, 32)
 RASTER_GROUPS = (1, 4, 8, 16, 32)
 WARPGROUPS = (1, 2)
 DECIDED_FIELDS = (
-    "stages", "producer_registers", "math_registers", "promotion_overlap", "promotion_burst", "accumulators",
+    "stages", "producer_registers", "math_registers", "scales_ahead", "promotion_overlap", "promotion_burst",
+    "accumulators",
 )  # fmt: skip
 """What the heuristics decide again when a schedule is varied, unless the variation or a hint says it."""
 
@@ -88,7 +89,7 @@ class Space:
         """The schedule with some fields changed, and what depends on them decided again."""
         changed = schedule.replace(**changes)
         hints = replace(pinned(self.spec.schedule, changed), registers=self.spec.schedule.registers)
-        for name in ("stages", "promotion_overlap", "promotion_burst"):
+        for name in ("stages", "scales_ahead", "promotion_overlap", "promotion_burst"):
             if not _hinted(self.spec.schedule, name) and name not in changes:
                 hints = replace(hints, **{name: None})
         [found, *_] = self._ranked(hints)
@@ -124,6 +125,7 @@ def _variations(schedule: Schedule) -> Iterator[dict[str, Any]]:
     yield from ({"split_k": parts, "cluster": (1, 1)} for parts in (schedule.split_k - 1, schedule.split_k + 1))
     if schedule.split_k == 1:
         yield from ({"cluster": cluster} for cluster in CLUSTERS)
+    yield {"scales_ahead": not schedule.scales_ahead}
     yield {"promotion_overlap": not schedule.promotion_overlap}
     yield {"promotion_burst": not schedule.promotion_burst}
     yield from ({"stages": stages} for stages in (schedule.stages - 1, schedule.stages // 2))

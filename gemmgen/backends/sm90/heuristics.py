@@ -362,7 +362,7 @@ def _scales_ahead(schedule: Schedule, hint: bool | None, operands: Operands) -> 
 
 
 def _pays_ahead(schedule: Schedule) -> bool:
-    """Whether copying block scales ahead is faster: measured, with two warpgroups and at most half a block left over."""
+    """Whether copying block scales ahead is faster: measured with two warpgroups and at most half a block left over."""
     halves = schedule.tile[1] % (SCALE_BLOCK // 2) == 0
     return schedule.math_warpgroups > 1 and not schedule.swap_ab and schedule.split_k == 1 and halves
 

@@ -65,10 +65,11 @@ class _Step:
         Raises:
             IRError: it does something else, or in another order.
         """
-        kinds = list(dict.fromkeys(type(op) for op in ops if not isinstance(op, async_ops.ReadOp)))
+        kinds = [type(op) for op in ops if not isinstance(op, async_ops.ReadOp)]
+        rings = max(1, kinds.count(async_ops.WaitOp))
         mma = next((op for op in ops if isinstance(op, MmaOp)), None)
         promote = next((op for op in ops if isinstance(op, PromoteOp)), None)
-        steps = [async_ops.WaitOp, MmaOp, *([PromoteOp] if promote else []), async_ops.ReleaseOp]
+        steps = [*rings * [async_ops.WaitOp], MmaOp, *([PromoteOp] if promote else []), *rings * [async_ops.ReleaseOp]]
         if kinds != steps or mma is None or (mma.acc is None) != (promote is not None):
             raise IRError(
                 "a step of K on sm_90a",
@@ -134,6 +135,7 @@ class MathLowering:
 
     def _operands(self, found: _Step, cursor: Value, waves: int) -> list[tuple[Value, Value]]:
         """The descriptors of a step's operands, by wave."""
+
         def here(area: str, wave: int, name: str) -> Value:
             base = self.descriptors[area, wave]
             made = self.ir.add(StageDescriptorOp, base=base, cursor=cursor, area=area, result=(f"{name}_at", I64))

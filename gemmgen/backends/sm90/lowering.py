@@ -320,7 +320,8 @@ class Lowering:
             return
         loads = LoadLowering(self.ir, self.ctx)
         if math and any(isinstance(op, CommitOp) and self.ctx.rings[op.ring].ring.steps for op in loop.body.ops):
-            raise IRError("scales of all steps of a tile are loaded by a role of their own", got="one role for everything",
+            raise IRError("scales of all steps of a tile are loaded by a role of their own",
+                          got="one role that loads and multiplies", need="roles",
                           fix="run warp-specialization, or leave schedule.scales_ahead auto")  # fmt: skip
         mine = [op for op in loop.body.ops if isinstance(op, LOADING)]
         others = [op for op in loop.body.ops if not isinstance(op, (*LOADING, YieldOp))]
@@ -334,7 +335,8 @@ class Lowering:
             else:
                 for ring, cursor in cursors.items():
                     self.ir.add(AdvanceOp, cursor=cursor, stages=self.ctx.rings[ring].ring.stages)
-        self.ir.add(KLoopOp, extent=loop.extent, step=loop.step, parts=loop.parts, run=1 if math else self._run(cursors),
+        run = 1 if math else self._run(cursors)
+        self.ir.add(KLoopOp, extent=loop.extent, step=loop.step, parts=loop.parts, run=run,
                     body=Region(loop.body.args[:1], body.region.ops))  # fmt: skip
         if math:
             math.end_loop(cursors)

@@ -40,8 +40,8 @@ class ZeroOp(Sm90Op):
 class DescriptorOp(Sm90Op):
     """The shared-memory descriptor of area ``area`` in stage 0, as wgmma takes it.
 
-    ``waves``, ``wave`` and the warpgroup choose 64 of its rows; with ``waves`` 0 it is used whole. ``row_bytes``, ``span``
-    and ``dtype`` are those of ``sm90.wgmma``.
+    ``waves``, ``wave`` and the warpgroup choose 64 of its rows; with ``waves`` 0 it is used whole. ``row_bytes``,
+    ``span`` and ``dtype`` are those of ``sm90.wgmma``.
     """
 
     NAME: ClassVar[str] = "sm90.descriptor"
@@ -58,7 +58,7 @@ class DescriptorOp(Sm90Op):
 @register_op
 @dataclass(frozen=True)
 class StageDescriptorOp(Sm90Op):
-    """A descriptor of area ``area`` moved to the cursor's stage. It needs no loaded stage, so it is made before a wait."""
+    """A descriptor of area ``area`` moved to the cursor's stage, before a wait: it does not need what is loaded."""
 
     NAME: ClassVar[str] = "sm90.stage_descriptor"
 

@@ -366,8 +366,8 @@ class TmaLoadScalesOp(Sm90Op):
 class CopyScalesOp(Sm90Op):
     """The lanes of a warp copy ``count`` scales, from block (row / block[0], col / block[1]) on, 4 bytes each.
 
-    ``source`` has ``limit`` rows of scales; those beyond arrive as zeros. Strides are in elements. With ``run`` > 0 they
-    copy those of that many steps of K from ``col`` on, which lie side by side; ``source`` has ``columns`` of them.
+    ``source`` has ``limit`` rows of scales; those beyond arrive as zeros. Strides are in elements. With ``run`` > 0
+    they copy those of that many steps of K from ``col`` on, which lie side by side; ``source`` has ``columns`` of them.
     """
 
     NAME: ClassVar[str] = "sm90.copy_scales"

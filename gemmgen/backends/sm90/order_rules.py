@@ -224,7 +224,7 @@ def _check_cursors(program: Program, steps: Region) -> None:
 
 
 def held_for_tile(site: Site) -> set[Value]:
-    """The barriers for which the threads of a loop over K have waited before it: stages that hold all steps of a tile."""
+    """The barriers that the threads of a loop over K have waited for before it: of stages for all steps of a tile."""
     tiles = site.tiles.body.ops if site.tiles is not None else ()
     before = tiles[: tiles.index(site.op)] if site.op in tiles else ()
     waits = {op.barriers for op in before if isinstance(op, WaitOp) and not op.flip}
@@ -239,10 +239,13 @@ def check_runs(program: Program) -> None:
     """
     counting = {op.result for _, op in program.all(CursorOp) if op.steps}
     runs = {op.area: op.run for _, op in program.all(CopyScalesOp)}
-    for site, op in program.all(KLoopOp, CopyScalesOp):
-        around = site.steps if isinstance(op, CopyScalesOp) else op
-        if isinstance(op, CopyScalesOp) and isinstance(around, KLoopOp) and max(1, op.run) != around.run:
-            fail(op, "a loop takes as many steps at a time as its copies", got=around.run, need=max(1, op.run))
+    for site, op in program.all(CopyScalesOp):
+        _check_run(op, site.steps)
+    for site, op in program.all(WaitOp, ReleaseOp, AdvanceOp, RunStepOp):
+        if op.cursor in counting and isinstance(op, RunStepOp) != (site.steps is not None):
+            fail(op, f"{op.cursor} is in one stage for all steps of a tile",
+                 got=f"{op.NAME} {'in' if site.steps is not None else 'outside of'} a step",
+                 need=f"{RunStepOp.NAME} in a step, all else around the loop")  # fmt: skip
     for _, op in program.all(RunStepOp, math_ops.BlockScalesOp):
         counts = isinstance(op, RunStepOp) or op.run > 0
         if counts != (op.cursor in counting):
@@ -256,6 +259,17 @@ def check_runs(program: Program) -> None:
             _check_held(site, op, barriers)
 
 
+def _check_run(op: CopyScalesOp, loop: KLoopOp | KOverlapOp | None) -> None:
+    """A loop loads what its stages hold: one step at a time, or all of a tile's at once."""
+    run = max(1, op.run)
+    if not isinstance(loop, KLoopOp) or run != loop.run:
+        got = f"{loop.run} in a turn" if isinstance(loop, KLoopOp) else "another loop"
+        fail(op, "a loop takes as many steps at a time as its copies", got=got, need=run)
+    most = -(-loop.extent // (loop.step * loop.parts)) if isinstance(loop.extent, int) else "K to be known"
+    if op.run and op.run != most:
+        fail(op, "a stage holds all steps of a tile", got=op.run, need=most)
+
+
 def _check_held(site: Site, loop: KLoopOp | KOverlapOp, barriers: Value) -> None:
     """What was waited for before a loop over K is released after it, and its cursor goes on to the next stage."""
     tiles = site.tiles.body.ops if site.tiles is not None else ()
@@ -266,6 +280,10 @@ def _check_held(site: Site, loop: KLoopOp | KOverlapOp, barriers: Value) -> None
         fail(loop, "a stage for a whole tile is waited for once, released after the last step, and left behind",
              got=", ".join(kind.NAME for kind in kinds) or "nothing after the steps",
              need=f"{ReleaseOp.NAME}, {AdvanceOp.NAME}")  # fmt: skip
+    stages = barriers.type.count if isinstance(barriers.type, BarrierType) else 0
+    for move in after:
+        if isinstance(move, AdvanceOp) and move.cursor == cursor and move.stages != stages:
+            fail(move, f"{cursor} moves through its ring", got=f"{move.stages} stages", need=stages)
 
 
 def _barrier_areas(program: Program, op: Op) -> tuple[str, ...]:

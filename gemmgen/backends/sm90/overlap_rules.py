@@ -18,8 +18,15 @@ READS_SCALES = tuple(kind for kind in READS_STAGE if kind is not math_ops.WgmmaO
 PROMOTES = (math_ops.PromoteRowsOp, math_ops.PromoteColumnsOp, math_ops.AddPartOp)
 PLACES = {
     "start": (
-        math_ops.StageDescriptorOp, WaitOp, *READS_SCALES, math_ops.KeepOp, math_ops.WgmmaOp, ReleaseOp, *PROMOTES,
-        AdvanceOp, RunStepOp,
+        math_ops.StageDescriptorOp,
+        WaitOp,
+        *READS_SCALES,
+        math_ops.KeepOp,
+        math_ops.WgmmaOp,
+        ReleaseOp,
+        *PROMOTES,
+        AdvanceOp,
+        RunStepOp,
     ),
     "finish": (math_ops.WgmmaWaitOlderOp, *READS_SCALES, ReleaseOp, *PROMOTES, AdvanceOp),
 }
@@ -126,9 +133,9 @@ class _Play:
                 case ReleaseOp():
                     self._release(op)
                 case _:
-                    self._touch(op, touched)
+                    self._touch(op, touched, step)
 
-    def _touch(self, op: Op, touched: list[Value]) -> None:
+    def _touch(self, op: Op, touched: list[Value], turn: int) -> None:
         for value in touched:
             if value in self.under_way:
                 self._owned(op, value, self.under_way[value])
@@ -137,6 +144,9 @@ class _Play:
         step = self.at[op.cursor]
         for name in area_names(op):
             barriers = self.filled_by.get(name)
+            if barriers in self.held and step != turn:
+                fail(op, f"area '{name}' is read at the step of its products", got=f"step {step}",
+                     need=f"step {turn}")  # fmt: skip
             if barriers not in self.held and (barriers, step) not in self.loaded:
                 fail(op, f"area '{name}' is read before its stage is loaded", got="no wait before it",
                      need=WaitOp.NAME)  # fmt: skip

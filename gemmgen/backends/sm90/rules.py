@@ -56,10 +56,11 @@ def check_sm90_module(module: Module) -> None:
         _check_tma_store(program, site, op)
     for site, op in program.all(WgmmaOp):
         _check_wgmma(program, site, op)
-        _check_descriptors(program, op)
     for _, op in program.all(ReduceStoreOp):
         _check_fits(program, op, op.area, 4 * op.tile[0] * op.pitch)
     check_order(program)
+    for site, op in program.all(WgmmaOp):
+        _check_descriptors(program, site, op)
 
 
 def check_frame(program: Program) -> None:
@@ -284,10 +285,10 @@ def _check_wgmma(program: Program, site: Site, op: WgmmaOp) -> None:
             )
 
 
-def _check_descriptors(program: Program, op: WgmmaOp) -> None:
-    """The descriptors are those of the op's rows, in the cursor's stage."""
+def _check_descriptors(program: Program, site: Site, op: WgmmaOp) -> None:
+    """The descriptors are those of the op's rows, in the stage where the cursor is in this step."""
     bases = {made.result: made for _, made in program.all(DescriptorOp)}
-    moved = {made.result: made for _, made in program.all(StageDescriptorOp)}
+    moved = {made.result: made for at, made in program.all(StageDescriptorOp) if at.steps is site.steps}
     a = (op.a, op.a_dtype, op.row_bytes, op.a_span, op.waves, op.wave)
     b = (op.b, op.b_dtype, op.row_bytes, op.b_span, 0, 0)
     for value, (area, *need) in ((op.desc_a, a), (op.desc_b, b)):

@@ -232,6 +232,8 @@ f16_gemm_nn(const __grid_constant__ TensorMap tma_a, const __grid_constant__ Ten
         const uint32_t warpgroup = warp / 4;
         [[maybe_unused]] const uint32_t row = warp % 4 * 16 + lane / 4;
         [[maybe_unused]] const uint32_t quad = lane % 4;
+        const uint64_t desc_a = wgmma_descriptor_transposed_128(smem + kOffsetB + warpgroup * 64 * 128);  // this warpgroup's 64 rows of b, in stage 0 [sm90.descriptor]
+        const uint64_t desc_b = wgmma_descriptor(smem + kOffsetA);  // all of a, in stage 0 [sm90.descriptor]
         RingCursor cursor;  // this role's place in the ring [sm90.cursor]
         // Output tiles of this CTA, 8 along m before the other axis advances, so that L2 is reused. [sm90.tile_loop]
         const uint32_t tiles_m = (M + 15u) / 16u, tiles_n = (576u + 63u) / 64u;
@@ -243,18 +245,16 @@ f16_gemm_nn(const __grid_constant__ TensorMap tma_a, const __grid_constant__ Ten
             const uint32_t k_blocks = (7168u + 63u) / 64u;
             const uint32_t k_end = k_blocks * (rank + 1) / 4 * 64;
             for (uint32_t k0 = k_blocks * rank / 4 * 64; k0 < k_end; k0 += 64) {
+                const uint64_t a_at = desc_a + cursor.stage * (kStageBytesB >> 4);  // in this stage; it does not wait for the loads [sm90.stage_descriptor]
+                const uint64_t b_at = desc_b + cursor.stage * (kStageBytesA >> 4);  // in this stage; it does not wait for the loads [sm90.stage_descriptor]
                 mbarrier_wait(full + 8 * cursor.stage, cursor.phase);  // until the stage is loaded [sm90.wait]
                 // Products of this warpgroup's 64 rows of b, all of a, 16 elements of K at a time. [sm90.wgmma]
-                {
-                    const uint64_t desc_a = wgmma_descriptor_transposed_128(smem + kOffsetB + cursor.stage * kStageBytesB + warpgroup * 64 * 128);
-                    const uint64_t desc_b = wgmma_descriptor(smem + kOffsetA + cursor.stage * kStageBytesA);
-                    wgmma_fence();
-                    wgmma_add_m64n16k16_f16_f16_at(sum, desc_a, desc_b);
-                    wgmma_add_m64n16k16_f16_f16_at(sum, desc_a + 128, desc_b + 2);
-                    wgmma_add_m64n16k16_f16_f16_at(sum, desc_a + 256, desc_b + 4);
-                    wgmma_add_m64n16k16_f16_f16_at(sum, desc_a + 384, desc_b + 6);
-                    wgmma_commit();
-                }
+                wgmma_fence();
+                wgmma_add_m64n16k16_f16_f16_at(sum, a_at, b_at);
+                wgmma_add_m64n16k16_f16_f16_at(sum, a_at + 128, b_at + 2);
+                wgmma_add_m64n16k16_f16_f16_at(sum, a_at + 256, b_at + 4);
+                wgmma_add_m64n16k16_f16_f16_at(sum, a_at + 384, b_at + 6);
+                wgmma_commit();
                 wgmma_wait<0>(sum);  // the products are in registers [sm90.wgmma_wait]
                 __syncwarp();
                 if (lane == 0) mbarrier_arrive(empty + 8 * cursor.stage);  // this warp has read the stage [sm90.release]

@@ -217,6 +217,8 @@ bf16_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Te
         const uint32_t warpgroup = warp / 4;
         [[maybe_unused]] const uint32_t row = warp % 4 * 16 + lane / 4;
         [[maybe_unused]] const uint32_t quad = lane % 4;
+        const uint64_t desc_a = wgmma_descriptor(smem + kOffsetA + warpgroup * 64 * 128);  // this warpgroup's 64 rows of a, in stage 0 [sm90.descriptor]
+        const uint64_t desc_b = wgmma_descriptor(smem + kOffsetB);  // all of b, in stage 0 [sm90.descriptor]
         RingCursor cursor;  // this role's place in the ring [sm90.cursor]
         // Output tiles of this CTA, 8 along m before the other axis advances, so that L2 is reused. [sm90.tile_loop]
         const uint32_t tiles_m = (M + 127u) / 128u, tiles_n = (4096u + 255u) / 256u;
@@ -225,18 +227,16 @@ bf16_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Te
             [[maybe_unused]] const uint32_t m0 = tile_start<128>(position.along, M), n0 = tile_start<256>(position.across, 4096u);
             float sum[128] = {};  // FP32 registers of this thread [sm90.zero]
             for (uint32_t k0 = 0; k0 < 7168u; k0 += 64) {  // steps of K [sm90.k_loop]
+                const uint64_t a_at = desc_a + cursor.stage * (kStageBytesA >> 4);  // in this stage; it does not wait for the loads [sm90.stage_descriptor]
+                const uint64_t b_at = desc_b + cursor.stage * (kStageBytesB >> 4);  // in this stage; it does not wait for the loads [sm90.stage_descriptor]
                 mbarrier_wait(full + 8 * cursor.stage, cursor.phase);  // until the stage is loaded [sm90.wait]
                 // Products of this warpgroup's 64 rows of a, all of b, 32 bytes of K at a time. [sm90.wgmma]
-                {
-                    const uint64_t desc_a = wgmma_descriptor(smem + kOffsetA + cursor.stage * kStageBytesA + warpgroup * 64 * 128);
-                    const uint64_t desc_b = wgmma_descriptor(smem + kOffsetB + cursor.stage * kStageBytesB);
-                    wgmma_fence();
-                    wgmma_add_m64n256k16_bf16_bf16(sum, desc_a, desc_b);
-                    wgmma_add_m64n256k16_bf16_bf16(sum, desc_a + 2, desc_b + 2);
-                    wgmma_add_m64n256k16_bf16_bf16(sum, desc_a + 4, desc_b + 4);
-                    wgmma_add_m64n256k16_bf16_bf16(sum, desc_a + 6, desc_b + 6);
-                    wgmma_commit();
-                }
+                wgmma_fence();
+                wgmma_add_m64n256k16_bf16_bf16(sum, a_at, b_at);
+                wgmma_add_m64n256k16_bf16_bf16(sum, a_at + 2, b_at + 2);
+                wgmma_add_m64n256k16_bf16_bf16(sum, a_at + 4, b_at + 4);
+                wgmma_add_m64n256k16_bf16_bf16(sum, a_at + 6, b_at + 6);
+                wgmma_commit();
                 wgmma_wait<0>(sum);  // the products are in registers [sm90.wgmma_wait]
                 __syncwarp();
                 if (lane == 0) mbarrier_arrive(empty + 8 * cursor.stage);  // this warp has read the stage [sm90.release]

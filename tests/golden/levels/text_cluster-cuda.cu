@@ -13,14 +13,16 @@ struct alignas(64) TensorMap {
     uint64_t words[16];
 };
 
-// Shared memory of a CTA, in bytes: 216160 in all.
+// Shared memory of a CTA, in bytes: 216592 in all.
 constexpr uint32_t kOffsetA = 0, kStageBytesA = 32768;  // tiles of a, 3 stages
 constexpr uint32_t kOffsetSa = 212992, kStageBytesSa = 1024;  // tiles of sa, 3 stages
 constexpr uint32_t kOffsetB = 98304, kStageBytesB = 16384;  // tiles of b, 3 stages
-constexpr uint32_t kOffsetSb = 216064, kStageBytesSb = 16;  // tiles of sb, 3 stages
+constexpr uint32_t kOffsetSb = 216064, kStageBytesSb = 224;  // tiles of sb, 2 stages
 constexpr uint32_t kOffsetStaging = 147456;  // output tile on its way out, once
-constexpr uint32_t kOffsetFull = 216112;  // barriers: a stage is loaded, 3 stages
-constexpr uint32_t kOffsetEmpty = 216136;  // barriers: a stage is free, 3 stages
+constexpr uint32_t kOffsetFull = 216512;  // barriers: a stage is loaded, 3 stages
+constexpr uint32_t kOffsetEmpty = 216536;  // barriers: a stage is free, 3 stages
+constexpr uint32_t kOffsetRunsFull = 216560;  // barriers: the scales of a tile are loaded, 2 stages
+constexpr uint32_t kOffsetRunsEmpty = 216576;  // barriers: a stage for the scales of a tile is free, 2 stages
 
 __device__ __forceinline__ uint32_t cluster_rank()
 {
@@ -69,6 +71,11 @@ __device__ __forceinline__ float load_shared(uint32_t address)
     float value;
     asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
     return value;
+}
+
+__device__ __forceinline__ void mbarrier_arrive(uint32_t barrier)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(barrier) : "memory");
 }
 
 __device__ __forceinline__ void mbarrier_arrive_cluster(uint32_t barrier, uint32_t cta)
@@ -132,6 +139,21 @@ struct RingCursor {
     template <uint32_t kStages>
     __device__ __forceinline__ void advance()
     {
+        if (++stage == kStages) {
+            stage = 0;
+            phase ^= 1;
+        }
+    }
+};
+
+// A stage of a ring that holds all steps of a tile, the parity of the phase its barriers are in, and one of the steps.
+struct RunCursor {
+    uint32_t stage = 0, phase = 0, step = 0;
+
+    template <uint32_t kStages>
+    __device__ __forceinline__ void advance()
+    {
+        step = 0;
         if (++stage == kStages) {
             stage = 0;
             phase ^= 1;
@@ -260,12 +282,16 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
     const uint32_t smem = uint32_t(__cvta_generic_to_shared(shared_memory));
     const uint32_t warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
     const uint32_t rank = cluster_rank();
-    const uint32_t full = smem + kOffsetFull;  // one mbarrier per stage; 2 arrivals and all expected bytes end a phase [sm90.barriers]
+    const uint32_t full = smem + kOffsetFull;  // one mbarrier per stage; 1 arrivals and all expected bytes end a phase [sm90.barriers]
     const uint32_t empty = smem + kOffsetEmpty;  // one mbarrier per stage; 16 arrivals and all expected bytes end a phase [sm90.barriers]
+    const uint32_t runs_full = smem + kOffsetRunsFull;  // one mbarrier per stage; 32 arrivals and all expected bytes end a phase [sm90.barriers]
+    const uint32_t runs_empty = smem + kOffsetRunsEmpty;  // one mbarrier per stage; 8 arrivals and all expected bytes end a phase [sm90.barriers]
     // One thread initialises the barriers; the fence shows them to the cluster and to the copy engine. [sm90.init_barriers]
     if (threadIdx.x == 0) {
-        for (uint32_t stage = 0; stage < 3; ++stage) mbarrier_init(full + 8 * stage, 2);
+        for (uint32_t stage = 0; stage < 3; ++stage) mbarrier_init(full + 8 * stage, 1);
         for (uint32_t stage = 0; stage < 3; ++stage) mbarrier_init(empty + 8 * stage, 16);
+        for (uint32_t stage = 0; stage < 2; ++stage) mbarrier_init(runs_full + 8 * stage, 32);
+        for (uint32_t stage = 0; stage < 2; ++stage) mbarrier_init(runs_empty + 8 * stage, 8);
         fence_barrier_init();
     }
     cluster_sync();  // all threads of the cluster meet [sm90.sync]
@@ -276,8 +302,12 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
         const uint32_t warpgroup = warp / 4;
         [[maybe_unused]] const uint32_t row = warp % 4 * 16 + lane / 4;
         [[maybe_unused]] const uint32_t quad = lane % 4;
+        const uint64_t desc_a = wgmma_descriptor(smem + kOffsetA + (warpgroup * 2 + 0) * 64 * 128);  // this warpgroup's 64 rows of a, in stage 0 [sm90.descriptor]
+        const uint64_t desc_a_1 = wgmma_descriptor(smem + kOffsetA + (warpgroup * 2 + 1) * 64 * 128);  // this warpgroup's 64 rows of a, in stage 0 [sm90.descriptor]
+        const uint64_t desc_b = wgmma_descriptor(smem + kOffsetB);  // all of b, in stage 0 [sm90.descriptor]
         float part[64] = {};  // FP32 registers of this thread [sm90.zero]
         RingCursor cursor;  // this role's place in the ring [sm90.cursor]
+        RunCursor runs;  // its place in a ring whose stages hold all steps of a tile [sm90.cursor]
         // Output tiles of this CTA, 8 along m before the other axis advances, so that L2 is reused. [sm90.tile_loop]
         const uint32_t tiles_m = (M + 511u) / 512u, tiles_n = (4096u + 127u) / 128u;
         for (uint32_t tile = blockIdx.x / 2; tile < tiles_m * tiles_n; tile += gridDim.x / 2) {
@@ -285,9 +315,13 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
             [[maybe_unused]] const uint32_t m0 = tile_start<256>((position.along * 2 + rank), M), n0 = position.across * 128;
             float sum[64] = {};  // FP32 registers of this thread [sm90.zero]
             float sum_1[64] = {};  // FP32 registers of this thread [sm90.zero]
+            mbarrier_wait(runs_full + 8 * runs.stage, runs.phase);  // until the stage is loaded [sm90.wait]
             for (uint32_t k0 = 0; k0 < 7168u; k0 += 128) {  // steps of K [sm90.k_loop]
+                const uint64_t a_at = desc_a + cursor.stage * (kStageBytesA >> 4);  // in this stage; it does not wait for the loads [sm90.stage_descriptor]
+                const uint64_t a_at_1 = desc_a_1 + cursor.stage * (kStageBytesA >> 4);  // in this stage; it does not wait for the loads [sm90.stage_descriptor]
+                const uint64_t b_at = desc_b + cursor.stage * (kStageBytesB >> 4);  // in this stage; it does not wait for the loads [sm90.stage_descriptor]
                 mbarrier_wait(full + 8 * cursor.stage, cursor.phase);  // until the stage is loaded [sm90.wait]
-                const float block_scale[] = {load_shared(smem + kOffsetSb + cursor.stage * kStageBytesSb)};  // one scale per block of sb [sm90.block_scales]
+                const float block_scale[] = {load_shared(smem + kOffsetSb + runs.stage * kStageBytesSb + 4 * runs.step)};  // one scale per block of sb [sm90.block_scales]
                 // This thread's two rows of sa. [sm90.row_scales]
                 const uint32_t row_scale_at = smem + kOffsetSa + cursor.stage * kStageBytesSa + 4 * ((warpgroup * 2 + 0) * 64 + row);
                 const float row_scale[] = {load_shared(row_scale_at), load_shared(row_scale_at + 32)};
@@ -295,51 +329,47 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
                 const uint32_t row_scale_1_at = smem + kOffsetSa + cursor.stage * kStageBytesSa + 4 * ((warpgroup * 2 + 1) * 64 + row);
                 const float row_scale_1[] = {load_shared(row_scale_1_at), load_shared(row_scale_1_at + 32)};
                 // Products of this warpgroup's 64 rows of a, all of b, 32 bytes of K at a time. [sm90.wgmma]
-                {
-                    const uint64_t desc_a = wgmma_descriptor(smem + kOffsetA + cursor.stage * kStageBytesA + (warpgroup * 2 + 0) * 64 * 128);
-                    const uint64_t desc_b = wgmma_descriptor(smem + kOffsetB + cursor.stage * kStageBytesB);
-                    wgmma_fence();
-                    wgmma_start_m64n128k32_e4m3_e4m3(part, desc_a, desc_b);
-                    wgmma_add_m64n128k32_e4m3_e4m3(part, desc_a + 2, desc_b + 2);
-                    wgmma_add_m64n128k32_e4m3_e4m3(part, desc_a + 4, desc_b + 4);
-                    wgmma_add_m64n128k32_e4m3_e4m3(part, desc_a + 6, desc_b + 6);
-                    wgmma_commit();
-                }
+                wgmma_fence();
+                wgmma_start_m64n128k32_e4m3_e4m3(part, a_at, b_at);
+                wgmma_add_m64n128k32_e4m3_e4m3(part, a_at + 2, b_at + 2);
+                wgmma_add_m64n128k32_e4m3_e4m3(part, a_at + 4, b_at + 4);
+                wgmma_add_m64n128k32_e4m3_e4m3(part, a_at + 6, b_at + 6);
+                wgmma_commit();
                 wgmma_wait<0>(part);  // the products are in registers [sm90.wgmma_wait]
                 // Promotion: scale the partial sum and add it in FP32. [sm90.promote_rows]
                 #pragma unroll
                 for (uint32_t group = 0; group < 16; ++group) {
-                    float low = row_scale[0] * block_scale[0], high = row_scale[1] * block_scale[0];
+                    const float low = row_scale[0] * block_scale[0], high = row_scale[1] * block_scale[0];
                     sum[4 * group + 0] = fmaf(part[4 * group + 0], low, sum[4 * group + 0]);
                     sum[4 * group + 1] = fmaf(part[4 * group + 1], low, sum[4 * group + 1]);
                     sum[4 * group + 2] = fmaf(part[4 * group + 2], high, sum[4 * group + 2]);
                     sum[4 * group + 3] = fmaf(part[4 * group + 3], high, sum[4 * group + 3]);
                 }
                 // Products of this warpgroup's 64 rows of a, all of b, 32 bytes of K at a time. [sm90.wgmma]
-                {
-                    const uint64_t desc_a = wgmma_descriptor(smem + kOffsetA + cursor.stage * kStageBytesA + (warpgroup * 2 + 1) * 64 * 128);
-                    const uint64_t desc_b = wgmma_descriptor(smem + kOffsetB + cursor.stage * kStageBytesB);
-                    wgmma_fence();
-                    wgmma_start_m64n128k32_e4m3_e4m3(part, desc_a, desc_b);
-                    wgmma_add_m64n128k32_e4m3_e4m3(part, desc_a + 2, desc_b + 2);
-                    wgmma_add_m64n128k32_e4m3_e4m3(part, desc_a + 4, desc_b + 4);
-                    wgmma_add_m64n128k32_e4m3_e4m3(part, desc_a + 6, desc_b + 6);
-                    wgmma_commit();
-                }
+                wgmma_fence();
+                wgmma_start_m64n128k32_e4m3_e4m3(part, a_at_1, b_at);
+                wgmma_add_m64n128k32_e4m3_e4m3(part, a_at_1 + 2, b_at + 2);
+                wgmma_add_m64n128k32_e4m3_e4m3(part, a_at_1 + 4, b_at + 4);
+                wgmma_add_m64n128k32_e4m3_e4m3(part, a_at_1 + 6, b_at + 6);
+                wgmma_commit();
                 wgmma_wait<0>(part);  // the products are in registers [sm90.wgmma_wait]
                 __syncwarp();
                 if (lane < 2) mbarrier_arrive_cluster(empty + 8 * cursor.stage, lane);  // this warp has read the stage: tell every CTA [sm90.release]
                 // Promotion: scale the partial sum and add it in FP32. [sm90.promote_rows]
                 #pragma unroll
                 for (uint32_t group = 0; group < 16; ++group) {
-                    float low = row_scale_1[0] * block_scale[0], high = row_scale_1[1] * block_scale[0];
+                    const float low = row_scale_1[0] * block_scale[0], high = row_scale_1[1] * block_scale[0];
                     sum_1[4 * group + 0] = fmaf(part[4 * group + 0], low, sum_1[4 * group + 0]);
                     sum_1[4 * group + 1] = fmaf(part[4 * group + 1], low, sum_1[4 * group + 1]);
                     sum_1[4 * group + 2] = fmaf(part[4 * group + 2], high, sum_1[4 * group + 2]);
                     sum_1[4 * group + 3] = fmaf(part[4 * group + 3], high, sum_1[4 * group + 3]);
                 }
                 cursor.advance<3>();  // next stage [sm90.advance]
+                ++runs.step;  // the next step's scales lie behind this one's [sm90.run_step]
             }
+            __syncwarp();
+            if (lane == 0) mbarrier_arrive(runs_empty + 8 * runs.stage);  // this warp has read the stage [sm90.release]
+            runs.advance<2>();  // next stage [sm90.advance]
             // The copy engine has read what this warpgroup staged before. [sm90.staging_wait]
             if (threadIdx.x % 128 == 0) tma_store_wait_read();
             named_barrier_sync(1 + warpgroup, 128);
@@ -406,23 +436,23 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
             }
         } else if (warp == 9) {
             // ---- scales: warp 9 [sm90.warps]
-            RingCursor cursor_2;  // this role's place in the ring [sm90.cursor]
+            RingCursor runs_1;  // this role's place in the ring [sm90.cursor]
             // Output tiles of this CTA, 8 along m before the other axis advances, so that L2 is reused. [sm90.tile_loop]
             const uint32_t tiles_m = (M + 511u) / 512u, tiles_n = (4096u + 127u) / 128u;
             for (uint32_t tile = blockIdx.x / 2; tile < tiles_m * tiles_n; tile += gridDim.x / 2) {
                 const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
                 [[maybe_unused]] const uint32_t m0_2 = tile_start<256>((position.along * 2 + rank), M), n0_2 = position.across * 128;
-                for (uint32_t k0_2 = 0; k0_2 < 7168u; k0_2 += 128) {  // steps of K [sm90.k_loop]
-                    mbarrier_wait(empty + 8 * cursor_2.stage, cursor_2.phase ^ 1);  // until every reader has released the stage [sm90.wait]
-                    // 1 scales of sb; those beyond the matrix arrive as zeros. [sm90.copy_scales]
-                    for (uint32_t i = lane; i < 1; i += 32) {
-                        const uint32_t block = n0_2 / 128 + i;
-                        const bool inside = block < 32u;
-                        const int64_t element = inside ? block * sb_stride_row + k0_2 / 128 * sb_stride_col : 0;
-                        copy_async_4(smem + kOffsetSb + cursor_2.stage * kStageBytesSb + 4 * i, sb + element, inside);
+                for (uint32_t k0_2 = 0; k0_2 < 7168u; k0_2 += 7168) {  // all steps of K at once [sm90.k_loop]
+                    mbarrier_wait(runs_empty + 8 * runs_1.stage, runs_1.phase ^ 1);  // until every reader has released the stage [sm90.wait]
+                    // 1 scales of sb for each of 56 steps, those of a block side by side; zeros beyond the matrix. [sm90.copy_scales]
+                    for (uint32_t i = lane; i < 56; i += 32) {
+                        const uint32_t block = n0_2 / 128 + i / 56, column = k0_2 / 128 + i % 56;
+                        const bool inside = block < 32u && column < 56u;
+                        const int64_t element = inside ? block * sb_stride_row + column * sb_stride_col : 0;
+                        copy_async_4(smem + kOffsetSb + runs_1.stage * kStageBytesSb + 4 * i, sb + element, inside);
                     }
-                    if (lane < 1) copy_async_arrive(full + 8 * cursor_2.stage);  // arrive when this lane's copies have landed [sm90.copy_arrive]
-                    cursor_2.advance<3>();  // next stage [sm90.advance]
+                    copy_async_arrive(runs_full + 8 * runs_1.stage);  // arrive when this lane's copies have landed [sm90.copy_arrive]
+                    runs_1.advance<2>();  // next stage [sm90.advance]
                 }
             }
         }

@@ -209,6 +209,8 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_a, const __grid_constant__ Ten
         const uint32_t warpgroup = warp / 4;
         [[maybe_unused]] const uint32_t row = warp % 4 * 16 + lane / 4;
         [[maybe_unused]] const uint32_t quad = lane % 4;
+        const uint64_t desc_a = wgmma_descriptor(smem + kOffsetA + warpgroup * 64 * 128);  // this warpgroup's 64 rows of a, in stage 0 [sm90.descriptor]
+        const uint64_t desc_b = wgmma_descriptor(smem + kOffsetB);  // all of b, in stage 0 [sm90.descriptor]
         float part[32] = {};  // FP32 registers of this thread [sm90.zero]
         float part_1[32] = {};  // FP32 registers of this thread [sm90.zero]
         RingCursor behind;  // this role's place in the ring [sm90.cursor]
@@ -223,6 +225,8 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_a, const __grid_constant__ Ten
             float done_row_scale_turns[2][2];  // of the steps under way
             float done_block_scale_turns[2][1];  // of the steps under way
             const auto start = [&](float (&next_part)[32], float (&next_row_scale)[2], float (&next_block_scale)[1]) {
+                const uint64_t a_at = desc_a + cursor.stage * (kStageBytesA >> 4);  // in this stage; it does not wait for the loads [sm90.stage_descriptor]
+                const uint64_t b_at = desc_b + cursor.stage * (kStageBytesB >> 4);  // in this stage; it does not wait for the loads [sm90.stage_descriptor]
                 mbarrier_wait(full + 8 * cursor.stage, cursor.phase);  // until the stage is loaded [sm90.wait]
                 const float block_scale[] = {load_shared(smem + kOffsetSb + cursor.stage * kStageBytesSb)};  // one scale per block of sb [sm90.block_scales]
                 // This thread's two rows of sa. [sm90.row_scales]
@@ -233,16 +237,12 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_a, const __grid_constant__ Ten
                 #pragma unroll
                 for (uint32_t i = 0; i < 1; ++i) next_block_scale[i] = block_scale[i];  // kept until the step is promoted [sm90.keep]
                 // Products of this warpgroup's 64 rows of a, all of b, 32 bytes of K at a time. [sm90.wgmma]
-                {
-                    const uint64_t desc_a = wgmma_descriptor(smem + kOffsetA + cursor.stage * kStageBytesA + warpgroup * 64 * 128);
-                    const uint64_t desc_b = wgmma_descriptor(smem + kOffsetB + cursor.stage * kStageBytesB);
-                    wgmma_fence();
-                    wgmma_start_m64n64k32_e4m3_e4m3(next_part, desc_a, desc_b);
-                    wgmma_add_m64n64k32_e4m3_e4m3(next_part, desc_a + 2, desc_b + 2);
-                    wgmma_add_m64n64k32_e4m3_e4m3(next_part, desc_a + 4, desc_b + 4);
-                    wgmma_add_m64n64k32_e4m3_e4m3(next_part, desc_a + 6, desc_b + 6);
-                    wgmma_commit();
-                }
+                wgmma_fence();
+                wgmma_start_m64n64k32_e4m3_e4m3(next_part, a_at, b_at);
+                wgmma_add_m64n64k32_e4m3_e4m3(next_part, a_at + 2, b_at + 2);
+                wgmma_add_m64n64k32_e4m3_e4m3(next_part, a_at + 4, b_at + 4);
+                wgmma_add_m64n64k32_e4m3_e4m3(next_part, a_at + 6, b_at + 6);
+                wgmma_commit();
                 cursor.advance<3>();  // next stage [sm90.advance]
             };
             const auto finish = [&](float (&done_part)[32], float (&done_row_scale)[2], float (&done_block_scale)[1], uint32_t younger) {
@@ -252,7 +252,7 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_a, const __grid_constant__ Ten
                 // Promotion: scale the partial sum and add it in FP32. [sm90.promote_rows]
                 #pragma unroll
                 for (uint32_t group = 0; group < 8; ++group) {
-                    float low = done_row_scale[0] * done_block_scale[0], high = done_row_scale[1] * done_block_scale[0];
+                    const float low = done_row_scale[0] * done_block_scale[0], high = done_row_scale[1] * done_block_scale[0];
                     sum[4 * group + 0] = fmaf(done_part[4 * group + 0], low, sum[4 * group + 0]);
                     sum[4 * group + 1] = fmaf(done_part[4 * group + 1], low, sum[4 * group + 1]);
                     sum[4 * group + 2] = fmaf(done_part[4 * group + 2], high, sum[4 * group + 2]);

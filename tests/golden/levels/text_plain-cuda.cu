@@ -13,14 +13,16 @@ struct alignas(64) TensorMap {
     uint64_t words[16];
 };
 
-// Shared memory of a CTA, in bytes: 199328 in all.
+// Shared memory of a CTA, in bytes: 199728 in all.
 constexpr uint32_t kOffsetA = 0, kStageBytesA = 16384;  // tiles of a, 5 stages
 constexpr uint32_t kOffsetSa = 196608, kStageBytesSa = 512;  // tiles of sa, 5 stages
 constexpr uint32_t kOffsetB = 81920, kStageBytesB = 16384;  // tiles of b, 5 stages
-constexpr uint32_t kOffsetSb = 199168, kStageBytesSb = 16;  // tiles of sb, 5 stages
+constexpr uint32_t kOffsetSb = 199168, kStageBytesSb = 224;  // tiles of sb, 2 stages
 constexpr uint32_t kOffsetStaging = 163840;  // output tile on its way out, once
-constexpr uint32_t kOffsetFull = 199248;  // barriers: a stage is loaded, 5 stages
-constexpr uint32_t kOffsetEmpty = 199288;  // barriers: a stage is free, 5 stages
+constexpr uint32_t kOffsetFull = 199616;  // barriers: a stage is loaded, 5 stages
+constexpr uint32_t kOffsetEmpty = 199656;  // barriers: a stage is free, 5 stages
+constexpr uint32_t kOffsetRunsFull = 199696;  // barriers: the scales of a tile are loaded, 2 stages
+constexpr uint32_t kOffsetRunsEmpty = 199712;  // barriers: a stage for the scales of a tile is free, 2 stages
 
 // Copies 4 bytes in the background, or writes zeros without reading.
 __device__ __forceinline__ void copy_async_4(uint32_t to, const float* from, bool inside)
@@ -115,6 +117,21 @@ struct RingCursor {
     template <uint32_t kStages>
     __device__ __forceinline__ void advance()
     {
+        if (++stage == kStages) {
+            stage = 0;
+            phase ^= 1;
+        }
+    }
+};
+
+// A stage of a ring that holds all steps of a tile, the parity of the phase its barriers are in, and one of the steps.
+struct RunCursor {
+    uint32_t stage = 0, phase = 0, step = 0;
+
+    template <uint32_t kStages>
+    __device__ __forceinline__ void advance()
+    {
+        step = 0;
         if (++stage == kStages) {
             stage = 0;
             phase ^= 1;
@@ -245,12 +262,16 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
     extern __shared__ __align__(1024) unsigned char shared_memory[];
     const uint32_t smem = uint32_t(__cvta_generic_to_shared(shared_memory));
     const uint32_t warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
-    const uint32_t full = smem + kOffsetFull;  // one mbarrier per stage; 2 arrivals and all expected bytes end a phase [sm90.barriers]
+    const uint32_t full = smem + kOffsetFull;  // one mbarrier per stage; 1 arrivals and all expected bytes end a phase [sm90.barriers]
     const uint32_t empty = smem + kOffsetEmpty;  // one mbarrier per stage; 8 arrivals and all expected bytes end a phase [sm90.barriers]
+    const uint32_t runs_full = smem + kOffsetRunsFull;  // one mbarrier per stage; 32 arrivals and all expected bytes end a phase [sm90.barriers]
+    const uint32_t runs_empty = smem + kOffsetRunsEmpty;  // one mbarrier per stage; 8 arrivals and all expected bytes end a phase [sm90.barriers]
     // One thread initialises the barriers; the fence shows them to the cluster and to the copy engine. [sm90.init_barriers]
     if (threadIdx.x == 0) {
-        for (uint32_t stage = 0; stage < 5; ++stage) mbarrier_init(full + 8 * stage, 2);
+        for (uint32_t stage = 0; stage < 5; ++stage) mbarrier_init(full + 8 * stage, 1);
         for (uint32_t stage = 0; stage < 5; ++stage) mbarrier_init(empty + 8 * stage, 8);
+        for (uint32_t stage = 0; stage < 2; ++stage) mbarrier_init(runs_full + 8 * stage, 32);
+        for (uint32_t stage = 0; stage < 2; ++stage) mbarrier_init(runs_empty + 8 * stage, 8);
         fence_barrier_init();
     }
     __syncthreads();  // all threads of the CTA meet [sm90.sync]
@@ -261,22 +282,28 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
         const uint32_t warpgroup = warp / 4;
         [[maybe_unused]] const uint32_t row = warp % 4 * 16 + lane / 4;
         [[maybe_unused]] const uint32_t quad = lane % 4;
+        const uint64_t desc_a = wgmma_descriptor(smem + kOffsetA + warpgroup * 64 * 128);  // this warpgroup's 64 rows of a, in stage 0 [sm90.descriptor]
+        const uint64_t desc_b = wgmma_descriptor(smem + kOffsetB);  // all of b, in stage 0 [sm90.descriptor]
         float part[64] = {};  // FP32 registers of this thread [sm90.zero]
         float part_1[64] = {};  // FP32 registers of this thread [sm90.zero]
         RingCursor behind;  // this role's place in the ring [sm90.cursor]
         RingCursor cursor;  // this role's place in the ring [sm90.cursor]
+        RunCursor runs;  // its place in a ring whose stages hold all steps of a tile [sm90.cursor]
         // Output tiles of this CTA, 8 along m before the other axis advances, so that L2 is reused. [sm90.tile_loop]
         const uint32_t tiles_m = (M + 127u) / 128u, tiles_n = (4096u + 127u) / 128u;
         for (uint32_t tile = blockIdx.x; tile < tiles_m * tiles_n; tile += gridDim.x) {
             const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
             [[maybe_unused]] const uint32_t m0 = tile_start<128>(position.along, M), n0 = position.across * 128;
             float sum[64] = {};  // FP32 registers of this thread [sm90.zero]
+            mbarrier_wait(runs_full + 8 * runs.stage, runs.phase);  // until the stage is loaded [sm90.wait]
             // Steps of K, overlapped: the next step's products are started before a step is promoted. Two partial sums take turns. [sm90.k_overlap]
             float done_row_scale_turns[2][2];  // of the steps under way
             float done_block_scale_turns[2][1];  // of the steps under way
             const auto start = [&](float (&next_part)[64], float (&next_row_scale)[2], float (&next_block_scale)[1]) {
+                const uint64_t a_at = desc_a + cursor.stage * (kStageBytesA >> 4);  // in this stage; it does not wait for the loads [sm90.stage_descriptor]
+                const uint64_t b_at = desc_b + cursor.stage * (kStageBytesB >> 4);  // in this stage; it does not wait for the loads [sm90.stage_descriptor]
                 mbarrier_wait(full + 8 * cursor.stage, cursor.phase);  // until the stage is loaded [sm90.wait]
-                const float block_scale[] = {load_shared(smem + kOffsetSb + cursor.stage * kStageBytesSb)};  // one scale per block of sb [sm90.block_scales]
+                const float block_scale[] = {load_shared(smem + kOffsetSb + runs.stage * kStageBytesSb + 4 * runs.step)};  // one scale per block of sb [sm90.block_scales]
                 // This thread's two rows of sa. [sm90.row_scales]
                 const uint32_t row_scale_at = smem + kOffsetSa + cursor.stage * kStageBytesSa + 4 * (warpgroup * 64 + row);
                 const float row_scale[] = {load_shared(row_scale_at), load_shared(row_scale_at + 32)};
@@ -285,17 +312,14 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
                 #pragma unroll
                 for (uint32_t i = 0; i < 1; ++i) next_block_scale[i] = block_scale[i];  // kept until the step is promoted [sm90.keep]
                 // Products of this warpgroup's 64 rows of a, all of b, 32 bytes of K at a time. [sm90.wgmma]
-                {
-                    const uint64_t desc_a = wgmma_descriptor(smem + kOffsetA + cursor.stage * kStageBytesA + warpgroup * 64 * 128);
-                    const uint64_t desc_b = wgmma_descriptor(smem + kOffsetB + cursor.stage * kStageBytesB);
-                    wgmma_fence();
-                    wgmma_start_m64n128k32_e4m3_e4m3(next_part, desc_a, desc_b);
-                    wgmma_add_m64n128k32_e4m3_e4m3(next_part, desc_a + 2, desc_b + 2);
-                    wgmma_add_m64n128k32_e4m3_e4m3(next_part, desc_a + 4, desc_b + 4);
-                    wgmma_add_m64n128k32_e4m3_e4m3(next_part, desc_a + 6, desc_b + 6);
-                    wgmma_commit();
-                }
+                wgmma_fence();
+                wgmma_start_m64n128k32_e4m3_e4m3(next_part, a_at, b_at);
+                wgmma_add_m64n128k32_e4m3_e4m3(next_part, a_at + 2, b_at + 2);
+                wgmma_add_m64n128k32_e4m3_e4m3(next_part, a_at + 4, b_at + 4);
+                wgmma_add_m64n128k32_e4m3_e4m3(next_part, a_at + 6, b_at + 6);
+                wgmma_commit();
                 cursor.advance<5>();  // next stage [sm90.advance]
+                ++runs.step;  // the next step's scales lie behind this one's [sm90.run_step]
             };
             const auto finish = [&](float (&done_part)[64], float (&done_row_scale)[2], float (&done_block_scale)[1], uint32_t younger) {
                 wgmma_wait_older(done_part, younger);  // these products are in registers; the next step's may be under way [sm90.wgmma_wait_older]
@@ -304,7 +328,7 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
                 // Promotion: scale the partial sum and add it in FP32. [sm90.promote_rows]
                 #pragma unroll
                 for (uint32_t group = 0; group < 16; ++group) {
-                    float low = done_row_scale[0] * done_block_scale[0], high = done_row_scale[1] * done_block_scale[0];
+                    const float low = done_row_scale[0] * done_block_scale[0], high = done_row_scale[1] * done_block_scale[0];
                     sum[4 * group + 0] = fmaf(done_part[4 * group + 0], low, sum[4 * group + 0]);
                     sum[4 * group + 1] = fmaf(done_part[4 * group + 1], low, sum[4 * group + 1]);
                     sum[4 * group + 2] = fmaf(done_part[4 * group + 2], high, sum[4 * group + 2]);
@@ -330,6 +354,9 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
                     finish(part, done_row_scale_turns[0], done_block_scale_turns[0], 0);
                 }
             }
+            __syncwarp();
+            if (lane == 0) mbarrier_arrive(runs_empty + 8 * runs.stage);  // this warp has read the stage [sm90.release]
+            runs.advance<2>();  // next stage [sm90.advance]
             // The copy engine has read what this warpgroup staged before. [sm90.staging_wait]
             if (threadIdx.x % 128 == 0) tma_store_wait_read();
             named_barrier_sync(1 + warpgroup, 128);
@@ -378,23 +405,23 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
             }
         } else if (warp == 9) {
             // ---- scales: warp 9 [sm90.warps]
-            RingCursor cursor_2;  // this role's place in the ring [sm90.cursor]
+            RingCursor runs_1;  // this role's place in the ring [sm90.cursor]
             // Output tiles of this CTA, 8 along m before the other axis advances, so that L2 is reused. [sm90.tile_loop]
             const uint32_t tiles_m = (M + 127u) / 128u, tiles_n = (4096u + 127u) / 128u;
             for (uint32_t tile = blockIdx.x; tile < tiles_m * tiles_n; tile += gridDim.x) {
                 const TilePosition position = rasterize<8>(tile, tiles_m, tiles_n);
                 [[maybe_unused]] const uint32_t m0_2 = tile_start<128>(position.along, M), n0_2 = position.across * 128;
-                for (uint32_t k0_2 = 0; k0_2 < 7168u; k0_2 += 128) {  // steps of K [sm90.k_loop]
-                    mbarrier_wait(empty + 8 * cursor_2.stage, cursor_2.phase ^ 1);  // until every reader has released the stage [sm90.wait]
-                    // 1 scales of sb; those beyond the matrix arrive as zeros. [sm90.copy_scales]
-                    for (uint32_t i = lane; i < 1; i += 32) {
-                        const uint32_t block = n0_2 / 128 + i;
-                        const bool inside = block < 32u;
-                        const int64_t element = inside ? block * sb_stride_row + k0_2 / 128 * sb_stride_col : 0;
-                        copy_async_4(smem + kOffsetSb + cursor_2.stage * kStageBytesSb + 4 * i, sb + element, inside);
+                for (uint32_t k0_2 = 0; k0_2 < 7168u; k0_2 += 7168) {  // all steps of K at once [sm90.k_loop]
+                    mbarrier_wait(runs_empty + 8 * runs_1.stage, runs_1.phase ^ 1);  // until every reader has released the stage [sm90.wait]
+                    // 1 scales of sb for each of 56 steps, those of a block side by side; zeros beyond the matrix. [sm90.copy_scales]
+                    for (uint32_t i = lane; i < 56; i += 32) {
+                        const uint32_t block = n0_2 / 128 + i / 56, column = k0_2 / 128 + i % 56;
+                        const bool inside = block < 32u && column < 56u;
+                        const int64_t element = inside ? block * sb_stride_row + column * sb_stride_col : 0;
+                        copy_async_4(smem + kOffsetSb + runs_1.stage * kStageBytesSb + 4 * i, sb + element, inside);
                     }
-                    if (lane < 1) copy_async_arrive(full + 8 * cursor_2.stage);  // arrive when this lane's copies have landed [sm90.copy_arrive]
-                    cursor_2.advance<5>();  // next stage [sm90.advance]
+                    copy_async_arrive(runs_full + 8 * runs_1.stage);  // arrive when this lane's copies have landed [sm90.copy_arrive]
+                    runs_1.advance<2>();  // next stage [sm90.advance]
                 }
             }
         }

@@ -261,6 +261,8 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
         const uint32_t warpgroup = warp / 4;
         [[maybe_unused]] const uint32_t row = warp % 4 * 16 + lane / 4;
         [[maybe_unused]] const uint32_t quad = lane % 4;
+        const uint64_t desc_a = wgmma_descriptor(smem + kOffsetA + warpgroup * 64 * 128);  // this warpgroup's 64 rows of a, in stage 0 [sm90.descriptor]
+        const uint64_t desc_b = wgmma_descriptor(smem + kOffsetB);  // all of b, in stage 0 [sm90.descriptor]
         float part[48] = {};  // FP32 registers of this thread [sm90.zero]
         float part_1[48] = {};  // FP32 registers of this thread [sm90.zero]
         RingCursor behind;  // this role's place in the ring [sm90.cursor]
@@ -275,6 +277,8 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
             float done_row_scale_turns[2][2];  // of the steps under way
             float done_block_scale_turns[2][2];  // of the steps under way
             const auto start = [&](float (&next_part)[48], float (&next_row_scale)[2], float (&next_block_scale)[2]) {
+                const uint64_t a_at = desc_a + cursor.stage * (kStageBytesA >> 4);  // in this stage; it does not wait for the loads [sm90.stage_descriptor]
+                const uint64_t b_at = desc_b + cursor.stage * (kStageBytesB >> 4);  // in this stage; it does not wait for the loads [sm90.stage_descriptor]
                 mbarrier_wait(full + 8 * cursor.stage, cursor.phase);  // until the stage is loaded [sm90.wait]
                 const float block_scale[] = {load_shared(smem + kOffsetSb + cursor.stage * kStageBytesSb), load_shared(smem + kOffsetSb + cursor.stage * kStageBytesSb + 4)};  // one scale per block of sb [sm90.block_scales]
                 // This thread's two rows of sa. [sm90.row_scales]
@@ -285,34 +289,31 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
                 #pragma unroll
                 for (uint32_t i = 0; i < 2; ++i) next_block_scale[i] = block_scale[i];  // kept until the step is promoted [sm90.keep]
                 // Products of this warpgroup's 64 rows of a, all of b, 32 bytes of K at a time. [sm90.wgmma]
-                {
-                    const uint64_t desc_a = wgmma_descriptor(smem + kOffsetA + cursor.stage * kStageBytesA + warpgroup * 64 * 128);
-                    const uint64_t desc_b = wgmma_descriptor(smem + kOffsetB + cursor.stage * kStageBytesB);
-                    wgmma_fence();
-                    wgmma_start_m64n96k32_e4m3_e4m3(next_part, desc_a, desc_b);
-                    wgmma_add_m64n96k32_e4m3_e4m3(next_part, desc_a + 2, desc_b + 2);
-                    wgmma_add_m64n96k32_e4m3_e4m3(next_part, desc_a + 4, desc_b + 4);
-                    wgmma_add_m64n96k32_e4m3_e4m3(next_part, desc_a + 6, desc_b + 6);
-                    wgmma_commit();
-                }
+                wgmma_fence();
+                wgmma_start_m64n96k32_e4m3_e4m3(next_part, a_at, b_at);
+                wgmma_add_m64n96k32_e4m3_e4m3(next_part, a_at + 2, b_at + 2);
+                wgmma_add_m64n96k32_e4m3_e4m3(next_part, a_at + 4, b_at + 4);
+                wgmma_add_m64n96k32_e4m3_e4m3(next_part, a_at + 6, b_at + 6);
+                wgmma_commit();
                 cursor.advance<4>();  // next stage [sm90.advance]
             };
             const auto finish = [&](float (&done_part)[48], float (&done_row_scale)[2], float (&done_block_scale)[2], uint32_t younger) {
                 wgmma_wait_older(done_part, younger);  // these products are in registers; the next step's may be under way [sm90.wgmma_wait_older]
                 __syncwarp();
                 if (lane == 0) mbarrier_arrive(empty + 8 * behind.stage);  // this warp has read the stage [sm90.release]
-                // Promotion: scale the partial sum and add it in FP32. [sm90.promote_rows]
+                // Promotion: scale the partial sum and add it in FP32. Blocks end at multiples of 32 of the tile's columns. [sm90.promote_rows]
                 #pragma unroll
-                for (uint32_t group = 0; group < 12; ++group) {
-                    float low = done_row_scale[0] * done_block_scale[0], high = done_row_scale[1] * done_block_scale[0];
-                    if (n0 % 128 + 8 * group >= 128) {
-                        low = done_row_scale[0] * done_block_scale[1];
-                        high = done_row_scale[1] * done_block_scale[1];
+                for (uint32_t col = 0; col < 96; col += 32) {
+                    float scale = done_block_scale[0];
+                    if (n0 % 128 + col >= 128) scale = done_block_scale[1];
+                    const float low = done_row_scale[0] * scale, high = done_row_scale[1] * scale;
+                #pragma unroll
+                    for (uint32_t group = col / 8; group < (col + 32) / 8; ++group) {
+                        sum[4 * group + 0] = fmaf(done_part[4 * group + 0], low, sum[4 * group + 0]);
+                        sum[4 * group + 1] = fmaf(done_part[4 * group + 1], low, sum[4 * group + 1]);
+                        sum[4 * group + 2] = fmaf(done_part[4 * group + 2], high, sum[4 * group + 2]);
+                        sum[4 * group + 3] = fmaf(done_part[4 * group + 3], high, sum[4 * group + 3]);
                     }
-                    sum[4 * group + 0] = fmaf(done_part[4 * group + 0], low, sum[4 * group + 0]);
-                    sum[4 * group + 1] = fmaf(done_part[4 * group + 1], low, sum[4 * group + 1]);
-                    sum[4 * group + 2] = fmaf(done_part[4 * group + 2], high, sum[4 * group + 2]);
-                    sum[4 * group + 3] = fmaf(done_part[4 * group + 3], high, sum[4 * group + 3]);
                 }
                 behind.advance<4>();  // next stage [sm90.advance]
             };

@@ -259,6 +259,8 @@ fp8_gemm_nt_rowwise(const __grid_constant__ TensorMap tma_d, const __grid_consta
         const uint32_t warpgroup = warp / 4;
         [[maybe_unused]] const uint32_t row = warp % 4 * 16 + lane / 4;
         [[maybe_unused]] const uint32_t quad = lane % 4;
+        const uint64_t desc_a = wgmma_descriptor(smem + kOffsetA + warpgroup * 64 * 128);  // this warpgroup's 64 rows of a, in stage 0 [sm90.descriptor]
+        const uint64_t desc_b = wgmma_descriptor(smem + kOffsetB);  // all of b, in stage 0 [sm90.descriptor]
         float part[32] = {};  // FP32 registers of this thread [sm90.zero]
         float part_1[32] = {};  // FP32 registers of this thread [sm90.zero]
         RingCursor behind;  // this role's place in the ring [sm90.cursor]
@@ -271,18 +273,16 @@ fp8_gemm_nt_rowwise(const __grid_constant__ TensorMap tma_d, const __grid_consta
             float sum[32] = {};  // FP32 registers of this thread [sm90.zero]
             // Steps of K, overlapped: the next step's products are started before a step is promoted. Two partial sums take turns. [sm90.k_overlap]
             const auto start = [&](float (&next_part)[32]) {
+                const uint64_t a_at = desc_a + cursor.stage * (kStageBytesA >> 4);  // in this stage; it does not wait for the loads [sm90.stage_descriptor]
+                const uint64_t b_at = desc_b + cursor.stage * (kStageBytesB >> 4);  // in this stage; it does not wait for the loads [sm90.stage_descriptor]
                 mbarrier_wait(full + 8 * cursor.stage, cursor.phase);  // until the stage is loaded [sm90.wait]
                 // Products of this warpgroup's 64 rows of a, all of b, 32 bytes of K at a time. [sm90.wgmma]
-                {
-                    const uint64_t desc_a = wgmma_descriptor(smem + kOffsetA + cursor.stage * kStageBytesA + warpgroup * 64 * 128);
-                    const uint64_t desc_b = wgmma_descriptor(smem + kOffsetB + cursor.stage * kStageBytesB);
-                    wgmma_fence();
-                    wgmma_start_m64n64k32_e4m3_e4m3(next_part, desc_a, desc_b);
-                    wgmma_add_m64n64k32_e4m3_e4m3(next_part, desc_a + 2, desc_b + 2);
-                    wgmma_add_m64n64k32_e4m3_e4m3(next_part, desc_a + 4, desc_b + 4);
-                    wgmma_add_m64n64k32_e4m3_e4m3(next_part, desc_a + 6, desc_b + 6);
-                    wgmma_commit();
-                }
+                wgmma_fence();
+                wgmma_start_m64n64k32_e4m3_e4m3(next_part, a_at, b_at);
+                wgmma_add_m64n64k32_e4m3_e4m3(next_part, a_at + 2, b_at + 2);
+                wgmma_add_m64n64k32_e4m3_e4m3(next_part, a_at + 4, b_at + 4);
+                wgmma_add_m64n64k32_e4m3_e4m3(next_part, a_at + 6, b_at + 6);
+                wgmma_commit();
                 cursor.advance<4>();  // next stage [sm90.advance]
             };
             const auto finish = [&](float (&done_part)[32], uint32_t younger) {

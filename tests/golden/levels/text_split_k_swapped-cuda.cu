@@ -264,6 +264,8 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_a, const __grid_constant__ Ten
         const uint32_t warpgroup = warp / 4;
         [[maybe_unused]] const uint32_t row = warp % 4 * 16 + lane / 4;
         [[maybe_unused]] const uint32_t quad = lane % 4;
+        const uint64_t desc_a = wgmma_descriptor(smem + kOffsetB + warpgroup * 64 * 128);  // this warpgroup's 64 rows of b, in stage 0 [sm90.descriptor]
+        const uint64_t desc_b = wgmma_descriptor(smem + kOffsetA);  // all of a, in stage 0 [sm90.descriptor]
         float part[16] = {};  // FP32 registers of this thread [sm90.zero]
         float part_1[16] = {};  // FP32 registers of this thread [sm90.zero]
         RingCursor behind;  // this role's place in the ring [sm90.cursor]
@@ -278,6 +280,8 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_a, const __grid_constant__ Ten
             float done_block_scale_turns[2][1];  // of the steps under way
             float2 done_col_scale_turns[2][4];  // of the steps under way
             const auto start = [&](float (&next_part)[16], float (&next_block_scale)[1], float2 (&next_col_scale)[4]) {
+                const uint64_t a_at = desc_a + cursor.stage * (kStageBytesB >> 4);  // in this stage; it does not wait for the loads [sm90.stage_descriptor]
+                const uint64_t b_at = desc_b + cursor.stage * (kStageBytesA >> 4);  // in this stage; it does not wait for the loads [sm90.stage_descriptor]
                 mbarrier_wait(full + 8 * cursor.stage, cursor.phase);  // until the stage is loaded [sm90.wait]
                 const float block_scale[] = {load_shared(smem + kOffsetSb + cursor.stage * kStageBytesSb)};  // one scale per block of sb [sm90.block_scales]
                 // This thread's two of every 8 columns of sa. [sm90.column_scales]
@@ -289,16 +293,12 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_a, const __grid_constant__ Ten
                 #pragma unroll
                 for (uint32_t i = 0; i < 4; ++i) next_col_scale[i] = col_scale[i];  // kept until the step is promoted [sm90.keep]
                 // Products of this warpgroup's 64 rows of b, all of a, 32 bytes of K at a time. [sm90.wgmma]
-                {
-                    const uint64_t desc_a = wgmma_descriptor(smem + kOffsetB + cursor.stage * kStageBytesB + warpgroup * 64 * 128);
-                    const uint64_t desc_b = wgmma_descriptor(smem + kOffsetA + cursor.stage * kStageBytesA);
-                    wgmma_fence();
-                    wgmma_start_m64n32k32_e4m3_e4m3(next_part, desc_a, desc_b);
-                    wgmma_add_m64n32k32_e4m3_e4m3(next_part, desc_a + 2, desc_b + 2);
-                    wgmma_add_m64n32k32_e4m3_e4m3(next_part, desc_a + 4, desc_b + 4);
-                    wgmma_add_m64n32k32_e4m3_e4m3(next_part, desc_a + 6, desc_b + 6);
-                    wgmma_commit();
-                }
+                wgmma_fence();
+                wgmma_start_m64n32k32_e4m3_e4m3(next_part, a_at, b_at);
+                wgmma_add_m64n32k32_e4m3_e4m3(next_part, a_at + 2, b_at + 2);
+                wgmma_add_m64n32k32_e4m3_e4m3(next_part, a_at + 4, b_at + 4);
+                wgmma_add_m64n32k32_e4m3_e4m3(next_part, a_at + 6, b_at + 6);
+                wgmma_commit();
                 cursor.advance<6>();  // next stage [sm90.advance]
             };
             const auto finish = [&](float (&done_part)[16], float (&done_block_scale)[1], float2 (&done_col_scale)[4], uint32_t younger) {
