@@ -33,7 +33,7 @@ SWEEP = Path("benchmarks/results/2026-11-20_h200_sweep.json")
 HOPPER = capability("sm_90a")
 FEWEST_ROWS = 4
 """Rows of the sweep that a cell of a table needs to be fitted."""
-NEAR = 1.5
+NEAR = 1.25
 """Times over the shape's best from which on a row says nothing about choices."""
 PULL = 0.01
 """How strongly a constant is held where the rows say little: the squared relative error that doubling it costs."""
@@ -196,7 +196,7 @@ def _fit_multicast(rows: Sequence[Row], tables: CostTables) -> CostTables:
     for _ in range(ROUNDS):
         bound = [p.memory_us > p.steps_us * found[1] for p in predicted]
         steps = np.array([0.0 if by_memory else p.steps_us for p, by_memory in zip(predicted, bound, strict=True)])
-        fixed = np.array([p.total_us - max(p.steps_us, p.memory_us) for p in predicted])
+        fixed = np.array([p.total_us - max(p.steps_us, p.moving_us) for p in predicted])
         fixed += np.array([p.memory_us if by_memory else 0.0 for p, by_memory in zip(predicted, bound, strict=True)])
         left = np.concatenate([np.stack([np.ones_like(us), steps], axis=1) / us[:, None], held])
         found = np.linalg.lstsq(left, np.concatenate([(us - fixed) / us, held @ start]), rcond=None)[0]

@@ -209,7 +209,7 @@ def test_explanation_as_json():
     assert plain["model"]["measured"] is False
     assert Schedule.from_dict(plain["schedule"]) == found.schedule
     predicted = plain["model"]["prediction"]
-    inner = max(predicted["steps_us"], predicted["memory_us"])
+    inner = max(predicted["steps_us"], predicted["moving_us"])
     assert predicted["total_us"] == pytest.approx(predicted["base_us"] + inner + predicted["tiles_us"])
     assert plain["model"]["predicted_to_floor"] == pytest.approx(
         predicted["total_us"] / plain["model"]["floor"]["total_us"]

@@ -61,7 +61,7 @@ def _print_time(explained: Explanation) -> None:
         ("base", predicted.base_us, "per launch"),
         ("steps", predicted.steps_us,
          f"waves × steps × step: {rounds} × {predicted.steps_per_tile} × {predicted.step_us:.3f} µs"),
-        ("memory", predicted.memory_us, "operands and output, moved once"),
+        ("memory", predicted.moving_us, "operands and output, moved once"),
         ("tiles", predicted.tiles_us, f"waves × tile: {rounds} × {predicted.tile_us:.2f} µs, which nothing hides"),
         ("predicted", predicted.total_us, "base + max(steps, memory) + tiles"),
         ("floor", floor.total_us,
