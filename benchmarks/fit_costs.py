@@ -117,15 +117,16 @@ def read_sweep(path: Path) -> list[Row]:
     ]
 
 
-def fit(rows: Sequence[Row], prior: CostTables = SHIPPED) -> CostTables:
+def fit(rows: Sequence[Row], prior: CostTables = SHIPPED, near: float = NEAR) -> CostTables:
     """Tables that minimise the relative error of the predictions, held to ``prior`` where rows are few.
 
     Every cell of a table is fitted alone, to the rows of exactly its tile; tables of 16-bit operands stay. Rows count
-    that a choice could take: not much slower than the shape's fastest, and not bound by rows beyond the operands.
+    that a choice could take: at most ``near`` times as slow as the shape's fastest, and not bound by rows beyond the
+    operands.
     """
     cells: dict[tuple[bool, bool, int, int], list[Row]] = defaultdict(list)
     shared: list[Row] = []
-    for row in _worth_fitting(rows, prior):
+    for row in _worth_fitting(rows, prior, near):
         tile_rows, columns = heuristics.rows_and_columns(row.schedule)
         split = row.schedule.split_k > 1
         if row.schedule.cluster == (1, 1):
@@ -150,11 +151,11 @@ def fit(rows: Sequence[Row], prior: CostTables = SHIPPED) -> CostTables:
     return _fit_multicast(shared, alone)
 
 
-def _worth_fitting(rows: Sequence[Row], prior: CostTables) -> list[Row]:
+def _worth_fitting(rows: Sequence[Row], prior: CostTables, near: float) -> list[Row]:
     fastest: dict[ShapeKey, float] = defaultdict(lambda: math.inf)
     for row in rows:
         fastest[row.shape] = min(fastest[row.shape], row.us)
-    return [row for row in rows if row.us < NEAR * fastest[row.shape] and not _bound_by_edges(row, prior)]
+    return [row for row in rows if row.us < near * fastest[row.shape] and not _bound_by_edges(row, prior)]
 
 
 def _bound_by_edges(row: Row, prior: CostTables) -> bool:
@@ -173,11 +174,12 @@ def _fit_cell(rows: Sequence[Row], prior: Cost, tables: CostTables) -> Cost:
     chain = np.array([float(p.steps_per_cta) for p in predicted])
     waves = np.array([float(p.rounds.count) for p in predicted])
     memory, us = np.array([p.memory_us for p in predicted]), np.array([row.us for row in rows])
+    moving = np.array([p.moving_us for p in predicted])
     held, found = np.diag(math.sqrt(PULL) / start), start
     for _ in range(ROUNDS):
         bound = memory > chain * found[1]
         terms = np.stack([np.ones_like(us), np.where(bound, 0.0, chain), waves], axis=1)
-        rest = us - extra - np.where(bound, memory, 0.0)
+        rest = us - extra - np.where(bound, moving, 0.0)
         left = np.concatenate([terms / us[:, None], held])
         right = np.concatenate([rest / us, held @ start])
         found = np.maximum(np.linalg.lstsq(left, right, rcond=None)[0], 0.05 * start)
@@ -197,7 +199,7 @@ def _fit_multicast(rows: Sequence[Row], tables: CostTables) -> CostTables:
         bound = [p.memory_us > p.steps_us * found[1] for p in predicted]
         steps = np.array([0.0 if by_memory else p.steps_us for p, by_memory in zip(predicted, bound, strict=True)])
         fixed = np.array([p.total_us - max(p.steps_us, p.moving_us) for p in predicted])
-        fixed += np.array([p.memory_us if by_memory else 0.0 for p, by_memory in zip(predicted, bound, strict=True)])
+        fixed += np.array([p.moving_us if by_memory else 0.0 for p, by_memory in zip(predicted, bound, strict=True)])
         left = np.concatenate([np.stack([np.ones_like(us), steps], axis=1) / us[:, None], held])
         found = np.linalg.lstsq(left, np.concatenate([(us - fixed) / us, held @ start]), rcond=None)[0]
     return replace(tables, multicast_base=round(float(found[0]), 3), multicast_step=round(float(found[1]), 3))

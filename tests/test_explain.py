@@ -59,8 +59,12 @@ def test_the_terms_add_up_by_hand():
     assert predicted.tiles_us == 0.75
     assert predicted.total_us == 2.0 + 42.0 + 0.75
     assert predicted.bound == "steps"
-    assert replace(predicted, memory_us=50.0).total_us == 2.0 + 50.0 + 0.75
-    assert replace(predicted, memory_us=50.0).bound == "memory"
+    # Two rounds of 117 CTAs that the memory bounds, and a third of 6, which takes as long as its 28 steps.
+    by_memory = replace(predicted, memory_us=50.0)
+    assert by_memory.moving_us == pytest.approx(2 * 50.0 * 117 / 240 + 14.0)
+    assert by_memory.total_us == pytest.approx(2.0 + by_memory.moving_us + 0.75)
+    assert by_memory.bound == "memory"
+    assert replace(by_memory, rounds=Rounds((9, 13), 117, 117)).moving_us == 50.0
     assert replace(predicted, base_us=43.0).bound == "base"
     assert replace(predicted, tile_us=15.0).bound == "tiles"
 
