@@ -83,14 +83,14 @@ SHIPPED = CostTables(
         },
         256: {64: Cost(2.311, 0.455, 0.641), 96: Cost(2.475, 0.616, 0.908), 128: Cost(2.734, 0.741, 1.074)},
     },
-    # Estimated, not measured: the tensor core takes as long for a step of as many bytes as with FP8, and there is no
-    # promotion, which leaves registers for wider tiles.
+    # Fitted to 15 shapes of BF16 (benchmarks/results/2026-11-20_h200_sweep_bf16.json). Without promotion there are
+    # registers for wider tiles; a step takes the tensor core as long as one of as many bytes of FP8.
     plain_16={
         128: {
-            64: Cost(2.6, 0.23, 0.37), 96: Cost(3.0, 0.29, 0.50), 128: Cost(2.9, 0.34, 0.71),
-            160: Cost(3.0, 0.42, 0.85), 192: Cost(3.1, 0.49, 1.00), 256: Cost(3.4, 0.62, 1.27),
+            64: Cost(2.305, 0.184, 1.044), 96: Cost(2.839, 0.241, 0.792), 128: Cost(2.878, 0.33, 0.533),
+            160: Cost(3.172, 0.388, 0.877), 192: Cost(2.327, 0.47, 0.929), 256: Cost(2.355, 0.64, 0.928),
         },
-        256: {64: Cost(2.6, 0.42, 0.63), 96: Cost(3.0, 0.54, 0.92), 128: Cost(3.4, 0.66, 1.27)},
+        256: {64: Cost(2.465, 0.405, 0.52), 96: Cost(2.411, 0.481, 0.936), 128: Cost(2.266, 0.644, 0.966)},
     },
     swapped={
         64: {
@@ -117,8 +117,8 @@ SHIPPED = CostTables(
             64: Cost(2.891, 0.163, 2.891), 128: Cost(3.8, 0.4, 3.8),
         },
     },
-    # Sharing rows of A costs latency once, and spares L2 reads (and so power) in every step. The fit's factor of a step,
-    # 0.993, is that of all shapes; in launches of more than 150 µs, which power limits, it is 0.97 to 0.995.
+    # Sharing rows of A costs latency once, and spares L2 reads (and so power) in every step. The fit's factor of a step
+    # is 0.993, that of all shapes; in launches of more than 150 µs, which power limits, it is 0.97 to 0.995.
     multicast_base=0.797,
     multicast_step=0.988,
 )  # fmt: skip
