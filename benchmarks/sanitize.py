@@ -7,6 +7,9 @@ Run from the repository root, once per tool; each prints ``ERROR SUMMARY: 0 erro
             python -m benchmarks.sanitize || exit 1
     done
 
+K is so short that no ring of stages wraps. Where one does, racecheck reports reads of scales against the copies that
+fill their stage anew, because one lane arrives for its warp after ``__syncwarp``; see docs/performance.md.
+
 ``--kernel-name kns=`` keeps torch's own kernels out of it; this program fails when no gemmgen kernel has that name,
 since the sanitizer would then have looked at nothing.
 """
