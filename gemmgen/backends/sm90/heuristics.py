@@ -345,7 +345,7 @@ def _with_hints(schedule: Schedule, hints: ScheduleHints, target: Capability, op
 
 
 def _scales_ahead(schedule: Schedule, hint: bool | None, operands: Operands) -> bool:
-    """Whether block scales are copied for many steps at once: as the hint says, else wherever they may be.
+    """Whether block scales are copied for all steps of a tile at once: as the hint says, else wherever it pays.
 
     Copied with every step they disturb the multiplying warps: cp.async goes through L1, whose memory wgmma reads.
     """
