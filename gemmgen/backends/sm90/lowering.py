@@ -282,7 +282,7 @@ class Lowering:
         math = MathLowering(self.ir, self.ctx) if stores(role) else None
         if math:
             math.prologue(role)
-        cursors = {ring: self._cursor(ring, reads=bool(math)) for ring in self._rings_of(role)}
+        cursors = {ring: self._cursor_in(ring, reads=bool(math)) for ring in self._rings_of(role)}
         self._tiles(role, cursors, math)
         if math:
             math.epilogue()
@@ -292,7 +292,7 @@ class Lowering:
         turned = {op.ring for op in walk(role) if isinstance(op, RingStepOp)}
         return [ring for ring in self.ctx.rings if ring in turned]
 
-    def _cursor(self, ring: Value, *, reads: bool) -> Value:
+    def _cursor_in(self, ring: Value, *, reads: bool) -> Value:
         """A role's place in a ring; those who read stages that hold all steps of a tile count these."""
         handle = self.ctx.rings[ring]
         name = "cursor" if handle is self.ctx.operands else ring.name
