@@ -114,32 +114,20 @@ def test_hints_that_nothing_follows_are_refused(hints: dict[str, object], path: 
 
 
 @pytest.mark.parametrize("target", ["sm_100a", "sm_103a"])
-def test_scales_ahead_are_hoppers(target: str) -> None:
+@pytest.mark.parametrize(
+    ("hint", "refusal"),
+    [("scales_ahead", "scales are not copied ahead"), ("promotion_burst", "promotion does not burst")],
+)
+def test_what_only_hopper_schedules_is_refused(hint: str, refusal: str, target: str) -> None:
     spec = load_spec("fp8_gemm_nt").bind(N=256, K=256)
-    for hint in (None, False):
-        plans = compiler.plan(dataclasses.replace(spec, schedule=ScheduleHints(scales_ahead=hint)), target)
-        assert {entry.schedule.scales_ahead for entry in plans} == {False}
-    hinted = dataclasses.replace(spec, schedule=ScheduleHints(scales_ahead=True))
-    with pytest.raises(ScheduleError, match=f"scales are not copied ahead on {target}") as hint_refused:
+    for value in (None, False):
+        plans = compiler.plan(dataclasses.replace(spec, schedule=ScheduleHints(**{hint: value})), target)
+        assert {getattr(entry.schedule, hint) for entry in plans} == {False}
+    hinted = dataclasses.replace(spec, schedule=ScheduleHints(**{hint: True}))
+    with pytest.raises(ScheduleError, match=f"{refusal} on {target}") as hint_refused:
         compiler.plan(hinted, target)
-    assert hint_refused.value.where == hinted.position("schedule.scales_ahead")
-    with pytest.raises(ScheduleError, match="scales are not copied ahead") as schedule_refused:
-        compiler.build(spec, target, plans[0].schedule.replace(scales_ahead=True))
-    for error in (hint_refused.value, schedule_refused.value):
-        assert None not in (error.where, error.got, error.need, error.fix)
-
-
-@pytest.mark.parametrize("target", ["sm_100a", "sm_103a"])
-def test_bursts_are_hoppers(target: str) -> None:
-    spec = load_spec("fp8_gemm_nt").bind(N=256, K=256)
-    for hint in (None, False):
-        plans = compiler.plan(dataclasses.replace(spec, schedule=ScheduleHints(promotion_burst=hint)), target)
-        assert {entry.schedule.promotion_burst for entry in plans} == {False}
-    hinted = dataclasses.replace(spec, schedule=ScheduleHints(promotion_burst=True))
-    with pytest.raises(ScheduleError, match=f"promotion does not burst on {target}") as hint_refused:
-        compiler.plan(hinted, target)
-    assert hint_refused.value.where == hinted.position("schedule.promotion_burst")
-    with pytest.raises(ScheduleError, match="promotion does not burst") as schedule_refused:
-        compiler.build(spec, target, plans[0].schedule.replace(promotion_burst=True))
+    assert hint_refused.value.where == hinted.position(f"schedule.{hint}")
+    with pytest.raises(ScheduleError, match=refusal) as schedule_refused:
+        compiler.build(spec, target, plans[0].schedule.replace(**{hint: True}))
     for error in (hint_refused.value, schedule_refused.value):
         assert None not in (error.where, error.got, error.need, error.fix)

@@ -25,7 +25,7 @@ from gemmgen.backends.sm90.costs import (
 )
 from gemmgen.errors import ScheduleError
 from gemmgen.frontend import scales_per_tile
-from gemmgen.passes.pipelining import RUN_STAGES
+from gemmgen.passes.pipelining import RUN_STAGES, round_up
 from gemmgen.schedule import Schedule
 from gemmgen.spec.model import GemmSpec, ScheduleHints
 from gemmgen.spec.vocabulary import DTYPES, rows_contiguous
@@ -253,8 +253,8 @@ def _stored_by_threads(n: int) -> bool:
 
 def _rounds(schedule: Schedule, m: int, n: int, target: Capability) -> Rounds:
     """How the output's tiles, whole clusters of them, are dealt out, one CTA per SM."""
-    tiles_m = _round_up(-(-m // schedule.tile[0]), schedule.cluster[0])
-    tiles_n = _round_up(-(-n // schedule.tile[1]), schedule.cluster[1])
+    tiles_m = round_up(_ceil(m, schedule.tile[0]), schedule.cluster[0])
+    tiles_n = round_up(_ceil(n, schedule.tile[1]), schedule.cluster[1])
     at_once = CLUSTER_FILL.get(schedule.cluster_size, schedule.cluster_size) * target.sms // CLUSTER_FILL[1]
     return Rounds((tiles_m, tiles_n), tiles_m * tiles_n * schedule.split_k, at_once)
 
@@ -485,8 +485,8 @@ def _smem_bytes(schedule: Schedule, steps: int) -> tuple[int, int]:
     That is the staging tile, the scales that are copied ahead for ``steps`` of K, and 64 to spare.
     """
     rows, columns = rows_and_columns(schedule)
-    scales = sum(_round_up(4 * count, pitch) for count, pitch in ring_scales(schedule))
-    run = _round_up(4 * _ceil(steps, schedule.split_k) * _blocks(schedule), 16) + 16
+    scales = sum(round_up(4 * count, pitch) for count, pitch in ring_scales(schedule))
+    run = round_up(4 * _ceil(steps, schedule.split_k) * _blocks(schedule), 16) + 16
     runs = RUN_STAGES * run if schedule.scales_ahead else 0
     staging = 0 if schedule.split_k > 1 else rows * columns * D_ITEM_BYTES
     return (rows + columns) * STEP_BYTES + scales + 16, staging + runs + 64
@@ -525,10 +525,6 @@ def rows_and_columns(schedule: Schedule) -> tuple[int, int]:
 
 def _ceil(value: int, step: int) -> int:
     return -(-value // step)
-
-
-def _round_up(value: int, step: int) -> int:
-    return _ceil(value, step) * step
 
 
 def _shown(hints: ScheduleHints) -> str:
