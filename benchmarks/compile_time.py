@@ -39,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--spec", default=SPEC)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--no-limits", action="store_true", help="only report: the limits are the 2-core machine's")
     parser.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.probe:
@@ -51,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
         for name, limit in LIMITS.items():
             shown = f"{values[name]:9.2f}" if name in values else "   no GPU"
             print(f"{name:>18} {shown}  limit {limit:g}")
-    return 1 if any(value > LIMITS[name] for name, value in values.items()) else 0
+    exceeded = any(value > LIMITS[name] for name, value in values.items())
+    return 1 if exceeded and not options.no_limits else 0
 
 
 def measure(spec: str, repeats: int) -> dict[str, float]:

@@ -7,8 +7,7 @@ Run from the repository root, once per tool; each prints ``ERROR SUMMARY: 0 erro
             python -m benchmarks.sanitize || exit 1
     done
 
-K is so short that no ring of stages wraps. Where one does, racecheck reports reads of scales against the copies that
-fill their stage anew, because one lane arrives for its warp after ``__syncwarp``; see docs/performance.md.
+The last cases wrap their rings of stages, with scales in the stages and in a ring of their own, and in a cluster.
 
 ``--kernel-name kns=`` keeps torch's own kernels out of it; this program fails when no gemmgen kernel has that name,
 since the sanitizer would then have looked at nothing.
@@ -16,30 +15,40 @@ since the sanitizer would then have looked at nothing.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gemmgen.spec.loader import load_spec
+from gemmgen.spec.model import ScheduleHints
 
 from . import checks
 from .checks import Case, Kernels
 from .compare import DIFF_LIMIT
 from .harness import Layout, Shape
 
+AUTO = ScheduleHints()
 SPEC = "specs/fp8_gemm_nt.yaml"
 KERNEL_NAME = "fp8_gemm_nt"
 CASES = (
-    Case(Shape(1, 256, 512), Layout()),
-    Case(Shape(17, 136, 400), Layout(sa_mn_major=False, sb_mn_major=True)),
-    Case(Shape(64, 576, 1024), Layout()),
-    Case(Shape(130, 200, 272), Layout(pad_k=16, pad_n=8, pad_scale=4)),
-    Case(Shape(300, 384, 640), Layout()),
-    Case(Shape(520, 264, 256), Layout(sa_mn_major=False)),
+    (Case(Shape(1, 256, 512), Layout()), AUTO),
+    (Case(Shape(17, 136, 400), Layout(sa_mn_major=False, sb_mn_major=True)), AUTO),
+    (Case(Shape(64, 576, 1024), Layout()), AUTO),
+    (Case(Shape(130, 200, 272), Layout(pad_k=16, pad_n=8, pad_scale=4)), AUTO),
+    (Case(Shape(300, 384, 640), Layout()), AUTO),
+    (Case(Shape(520, 264, 256), Layout(sa_mn_major=False)), AUTO),
+    (Case(Shape(64, 320, 2048), Layout()), ScheduleHints(tile=(64, 64, 128))),
+    (Case(Shape(256, 192, 1536), Layout(sa_mn_major=False)), ScheduleHints(tile=(128, 96, 128))),
+    (Case(Shape(200, 400, 1024), Layout()), ScheduleHints(tile=(128, 192, 128), unroll=4)),
+    (Case(Shape(512, 512, 1024), Layout()), ScheduleHints(tile=(256, 128, 128), cluster=(1, 2))),
+    (Case(Shape(512, 288, 1024), Layout()), ScheduleHints(tile=(128, 144, 128), cluster=(2, 1))),
 )
 
 
 def main() -> int:
     """Run every case; the exit status says whether values were right."""
-    kernels = Kernels(load_spec(SPEC))
+    spec = load_spec(SPEC)
     failures = 0
-    for seed, case in enumerate(CASES):
+    for seed, (case, hints) in enumerate(CASES):
+        kernels = Kernels(replace(spec, schedule=hints))
         if KERNEL_NAME not in kernels.get(case.shape.n, case.shape.k).source:
             raise SystemExit(f"no kernel is named *{KERNEL_NAME}*: the sanitizer's filter would skip it")
         error = checks.run_case(kernels, case, seed)

@@ -105,10 +105,11 @@ def _compiled(n: int, k: int, schedule: Schedule) -> Kernel | None:
 
 
 def worth_measuring(shape: Shape, target: Capability) -> list[Schedule]:
-    """Schedules whose predicted time is not far from the best; short launches overlap with their neighbours."""
+    """Schedules whose predicted time is not far from the best, with what the problem's size decides."""
     priced = [(heuristics.prediction(s, shape.m, shape.n, shape.k, target), s) for s in wide(shape, target)]
     limit = PREDICTED_WITHIN * min(predicted.total_us for predicted, _ in priced)
-    return [s.replace(pdl=heuristics.starts_early(p, s, target)) for p, s in priced if p.total_us <= limit]
+    near = [(p, s) for p, s in priced if p.total_us <= limit]
+    return [heuristics.with_time(p, s, ScheduleHints(), target, heuristics.FP8) for p, s in near]
 
 
 def wide(shape: Shape, target: Capability) -> Iterator[Schedule]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 
 from gemmgen import dump
-from gemmgen.backends.capability import Capability, capability
+from gemmgen.backends.capability import HOPPER_LEVERS, Capability, capability
 from gemmgen.errors import GemmgenError, ScheduleError
 from gemmgen.frontend import build_tile_module
 from gemmgen.ir.core import Module
@@ -17,7 +17,7 @@ from gemmgen.pinned import check_schedule
 from gemmgen.plan import CubinPass
 from gemmgen.runtime.launch_plan import LaunchPlan
 from gemmgen.schedule import Schedule
-from gemmgen.spec.model import GemmSpec
+from gemmgen.spec.model import GemmSpec, ScheduleHints
 from gemmgen.tuning.file import UNTUNED, TunedPlan
 from gemmgen.tuning.ranges import PlanEntry, with_tuned, with_tuned_m
 
@@ -111,10 +111,15 @@ def _refuse_unused_hints(spec: GemmSpec, target: Capability) -> None:
         where = spec.position("schedule.cta_group")
         raise ScheduleError(f"CTAs do not multiply together on {target.name}", where=where, got=hints.cta_group, need=1,
                             fix="leave cta_group auto")  # fmt: skip
-    if hints.promotion_burst and not target.promotion_bursts:
-        raise _no_bursts(target, spec.position("schedule.promotion_burst"))
-    if hints.scales_ahead and not target.scales_ahead:
-        raise _not_ahead(target, spec.position("schedule.scales_ahead"))
+    _refuse_levers(hints, target, lambda lever: spec.position(f"schedule.{lever}"))
+
+
+def _refuse_levers(held: ScheduleHints | Schedule, target: Capability, where: Callable[[str], str]) -> None:
+    """Raise ScheduleError for a lever that hints or a schedule use and the target does not have."""
+    for lever in sorted(HOPPER_LEVERS - target.levers):
+        if value := getattr(held, lever):
+            raise ScheduleError(f"{lever} is no lever on {target.name}", where=where(lever), got=value,
+                                need=f"auto or {type(value)()}".lower(), fix=f"leave {lever} auto")  # fmt: skip
 
 
 def build(spec: GemmSpec, target: str, schedule: Schedule) -> Artifact:
@@ -124,8 +129,7 @@ def build(spec: GemmSpec, target: str, schedule: Schedule) -> Artifact:
         ScheduleError: the target's hardware cannot do what the schedule says.
     """
     record = capability(target)
-    if schedule.scales_ahead and not record.scales_ahead:
-        raise _not_ahead(record, "schedule.scales_ahead")
+    _refuse_levers(schedule, record, lambda lever: f"schedule.{lever}")
     folder = dump.folder_of(spec.name, target, schedule)
     result = pipeline(schedule, record).run(build_tile_module(spec, schedule, target), dump_dir=folder)
     return artifact_of(result, schedule)
@@ -144,24 +148,14 @@ def _cubin_pass(schedule: Schedule, target: Capability) -> CubinPass | None:
     """What changes the cubin after ptxas.
 
     Raises:
-        ScheduleError: the target has no such pass, or the kernel no use for it.
+        ScheduleError: the kernel has no use for it.
     """
     if not schedule.promotion_burst:
         return None
-    if not target.promotion_bursts:
-        raise _no_bursts(target, "schedule.promotion_burst")
-    if schedule.swap_ab or not schedule.promotion_overlap:
+    if schedule.swap_ab:
         raise ScheduleError("promotion cannot burst", where="schedule.promotion_burst", got=schedule,
-                            need="promotion_overlap without swap_ab", fix="set promotion_burst to false")  # fmt: skip
-    bursts: CubinPass = import_module(f"gemmgen.backends.{target.dialect}.sass").PromotionBurstPass()
+                            need="a schedule without swap_ab", fix="set promotion_burst to 0")  # fmt: skip
+    bursts: CubinPass = import_module(f"gemmgen.backends.{target.dialect}.sass").PromotionBurstPass(
+        schedule.promotion_burst
+    )
     return bursts
-
-
-def _not_ahead(target: Capability, where: str) -> ScheduleError:
-    return ScheduleError(f"scales are not copied ahead on {target.name}", where=where, got=True, need="auto or false",
-                         fix="leave scales_ahead auto")  # fmt: skip
-
-
-def _no_bursts(target: Capability, where: str) -> ScheduleError:
-    return ScheduleError(f"promotion does not burst on {target.name}", where=where, got=True, need="auto or false",
-                         fix="leave promotion_burst auto")  # fmt: skip

@@ -29,6 +29,8 @@ def pinned(hints: ScheduleHints, schedule: Schedule) -> ScheduleHints:
         scales_ahead=schedule.scales_ahead,
         promotion_overlap=schedule.promotion_overlap,
         promotion_burst=schedule.promotion_burst,
+        lookahead=schedule.lookahead,
+        unroll=schedule.unroll,
     )
 
 

@@ -32,7 +32,11 @@ class Schedule:
         promotion_overlap: a step is promoted while the tensor core multiplies the next one; takes a second partial sum.
         accumulators: partial sums in tensor memory that may be under way at once; 0 where there is none.
         cta_group: CTAs that multiply together: 2 for pairs, which share the operand on the tensor core's N side.
-        promotion_burst: promotion's multiply-adds by one scale are issued in a row; set in the cubin, after ptxas.
+        promotion_burst: promotion's multiply-adds by one scale that a warp issues in a row, keeping the scale, before
+            it gives way; set in the cubin, after ptxas, whose own choice 0 leaves as it is.
+        lookahead: before a step is promoted, the multiplying warps work out where the next one's operands and scales
+            are, and look whether they are loaded.
+        unroll: steps of K that follow each other in the code of the multiplying loop; 0 leaves it to the compiler.
     """
 
     tile: tuple[int, int, int]
@@ -51,7 +55,9 @@ class Schedule:
     promotion_overlap: bool = False
     accumulators: int = 0
     cta_group: int = 1
-    promotion_burst: bool = False
+    promotion_burst: int = 0
+    lookahead: bool = False
+    unroll: int = 0
 
     @property
     def cluster_size(self) -> int:
@@ -100,7 +106,9 @@ class Schedule:
         parts += [f"scales={self.scale_copy}"] if self.scale_copy != "bulk" else []
         parts += ["scales_ahead"] if self.scales_ahead else []
         parts += ["promotion_overlap"] if self.promotion_overlap else []
-        parts += ["promotion_burst"] if self.promotion_burst else []
+        parts += [f"promotion_burst={self.promotion_burst}"] if self.promotion_burst else []
+        parts += ["lookahead"] if self.lookahead else []
+        parts += [f"unroll={self.unroll}"] if self.unroll else []
         parts += ["pdl"] if self.pdl else []
         parts += [f"accumulators={self.accumulators}"] if self.accumulators else []
         return " ".join(parts)

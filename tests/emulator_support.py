@@ -21,7 +21,12 @@ TOLERANCE = 0.01
 @cache
 def compile_ptx(name: str, arch: str, *options: str) -> str:
     """PTX of a kernel file with line information."""
-    source = (KERNELS / name).read_text()
+    return ptx_of_source((KERNELS / name).read_text(), name, arch, *options)
+
+
+@cache
+def ptx_of_source(source: str, name: str, arch: str, *options: str) -> str:
+    """PTX of CUDA source with line information; ptxas does not see it, and so refuses nothing."""
     _, program = nvrtc.nvrtcCreateProgram(source.encode(), name.encode(), 0, [], [])
     flags = [f"--gpu-architecture={arch}", "-lineinfo", "--std=c++17", *options]
     (status,) = nvrtc.nvrtcCompileProgram(program, len(flags), [flag.encode() for flag in flags])

@@ -16,7 +16,7 @@ from gemmgen.passes.base import PassPipeline
 from gemmgen.passes.registry import parse_passes
 from gemmgen.schedule import Schedule
 from gemmgen.spec.loader import load_spec
-from gemmgen.spec.model import GemmSpec, ScheduleHints
+from gemmgen.spec.model import GemmSpec, Raster, ScheduleHints
 
 SPECS = Path(__file__).resolve().parents[1] / "specs"
 TARGET = "sm_90a"
@@ -164,15 +164,20 @@ def spec_of(n: int, k: int, name: str = "fp8_gemm_nt", **hints: Any) -> GemmSpec
     return replace(spec, schedule=ScheduleHints(**{"pdl": False, **hints}))
 
 
+def of_one_kernel(n: int, k: int, name: str = "fp8_gemm_nt", **hints: Any) -> GemmSpec:
+    """A spec of one tile, whose tiles are visited in one order for every M."""
+    return spec_of(n, k, name, raster=Raster(along="m"), **hints)
+
+
 CASES: dict[str, GemmSpec] = {
-    "plain": spec_of(4096, 7168, tile=(128, 128, 128), stages=5),
-    "cluster": spec_of(4096, 7168, tile=(256, 128, 128), stages=3, cluster=(2, 1)),
-    "split_k_swapped": spec_of(576, 7168, tile=(32, 64, 128), stages=6, swap_ab=True, split_k=4),
-    "ragged": spec_of(200, 400, tile=(128, 96, 128), stages=4),
-    "direct_store": spec_of(100, 400, tile=(64, 64, 128), stages=3),
-    "rowwise": spec_of(512, 1024, "fp8_gemm_nt_rowwise", tile=(128, 64, 128), stages=4, pdl=True),
-    "swapped": spec_of(512, 1024, tile=(24, 128, 128), stages=4, swap_ab=True),
-    "no_promotion": spec_of(512, 1024, "fp8_gemm_nt_no_promotion", tile=(128, 128, 128), stages=4),
+    "plain": of_one_kernel(4096, 7168, tile=(128, 128, 128), stages=5),
+    "cluster": of_one_kernel(4096, 7168, tile=(256, 128, 128), stages=3, cluster=(2, 1)),
+    "split_k_swapped": of_one_kernel(576, 7168, tile=(32, 64, 128), stages=6, swap_ab=True, split_k=4),
+    "ragged": of_one_kernel(200, 400, tile=(128, 96, 128), stages=4),
+    "direct_store": of_one_kernel(100, 400, tile=(64, 64, 128), stages=3),
+    "rowwise": of_one_kernel(512, 1024, "fp8_gemm_nt_rowwise", tile=(128, 64, 128), stages=4, pdl=True),
+    "swapped": of_one_kernel(512, 1024, tile=(24, 128, 128), stages=4, swap_ab=True),
+    "no_promotion": of_one_kernel(512, 1024, "fp8_gemm_nt_no_promotion", tile=(128, 128, 128), stages=4),
 }
 """Kernels whose schedules the hints decide alone, so that no heuristic changes them."""
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 from ir_texts import CASES, TARGET, built, schedule_of, spec_of
 
 from gemmgen import compiler
+from gemmgen.backends.capability import HOPPER_LEVERS, capability
 from gemmgen.errors import ScheduleError, TargetError
 from gemmgen.ir import parse_module
 from gemmgen.runtime.launch_plan import ScalarParam, TensorMapParam
@@ -105,7 +107,7 @@ def test_the_schedule_is_kept():
         ({"epilogue_overlap": True}, "schedule.epilogue_overlap"),
     ],
 )
-def test_hints_that_nothing_follows_are_refused(hints: dict[str, object], path: str) -> None:
+def test_hints_that_nothing_follows_are_refused(hints: dict[str, Any], path: str) -> None:
     spec = dataclasses.replace(load_spec("fp8_gemm_nt").bind(N=256, K=256), schedule=ScheduleHints(**hints))
     with pytest.raises(ScheduleError, match="not supported yet") as caught:
         compiler.plan(spec, "sm_90a")
@@ -115,19 +117,35 @@ def test_hints_that_nothing_follows_are_refused(hints: dict[str, object], path: 
 
 @pytest.mark.parametrize("target", ["sm_100a", "sm_103a"])
 @pytest.mark.parametrize(
-    ("hint", "refusal"),
-    [("scales_ahead", "scales are not copied ahead"), ("promotion_burst", "promotion does not burst")],
+    ("lever", "value", "off"),
+    [
+        ("promotion_overlap", True, False),
+        ("promotion_burst", 8, 0),
+        ("scales_ahead", True, False),
+        ("lookahead", True, False),
+        ("unroll", 4, 0),
+    ],
 )
-def test_what_only_hopper_schedules_is_refused(hint: str, refusal: str, target: str) -> None:
+def test_what_only_hopper_schedules_is_refused(lever: str, value: Any, off: Any, target: str) -> None:
     spec = load_spec("fp8_gemm_nt").bind(N=256, K=256)
-    for value in (None, False):
-        plans = compiler.plan(dataclasses.replace(spec, schedule=ScheduleHints(**{hint: value})), target)
-        assert {getattr(entry.schedule, hint) for entry in plans} == {False}
-    hinted = dataclasses.replace(spec, schedule=ScheduleHints(**{hint: True}))
-    with pytest.raises(ScheduleError, match=f"{refusal} on {target}") as hint_refused:
+    plans = compiler.plan(spec, target)
+    assert compiler.plan(dataclasses.replace(spec, schedule=ScheduleHints(**{lever: off})), target) == plans
+    assert {getattr(entry.schedule, lever) for entry in plans} == {off}
+    hinted = dataclasses.replace(spec, schedule=ScheduleHints(**{lever: value}))
+    with pytest.raises(ScheduleError) as hint_refused:
         compiler.plan(hinted, target)
-    assert hint_refused.value.where == hinted.position(f"schedule.{hint}")
-    with pytest.raises(ScheduleError, match=refusal) as schedule_refused:
-        compiler.build(spec, target, plans[0].schedule.replace(**{hint: True}))
+    assert hint_refused.value.where == hinted.position(f"schedule.{lever}")
+    with pytest.raises(ScheduleError) as schedule_refused:
+        compiler.build(spec, target, plans[0].schedule.replace(**{lever: value}))
+    assert schedule_refused.value.where == f"schedule.{lever}"
     for error in (hint_refused.value, schedule_refused.value):
-        assert None not in (error.where, error.got, error.need, error.fix)
+        assert (error.what, error.got) == (f"{lever} is no lever on {target}", str(value))
+        assert (error.need, error.fix) == (f"auto or {off}".lower(), f"leave {lever} auto")
+
+
+def test_those_are_all_levers_of_hopper() -> None:
+    """Each is a field of the schedule and a hint, which Hopper's plans follow and others refuse."""
+    assert capability(TARGET).levers == HOPPER_LEVERS
+    for fields in (dataclasses.fields(Schedule), dataclasses.fields(ScheduleHints)):
+        assert {field.name for field in fields} >= HOPPER_LEVERS
+    assert [capability(target).levers for target in ("sm_100a", "sm_103a")] == [frozenset()] * 2

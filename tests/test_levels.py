@@ -23,6 +23,8 @@ def test_cases_cover_what_differs():
     assert len(set(sources.values())) == len(CASES)
     for mark, case in {
         "tma_load_multicast(": "cluster",
+        "sm90.look_ahead": "cluster",
+        "#pragma unroll 4\n": "cluster",
         "load_shared_cluster_4(": "split_k_swapped",
         "// ---- meet: warps 4 to 5": "split_k_swapped",
         "block_scale[1]": "ragged",

@@ -16,8 +16,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import gemmgen  # noqa: E402
 from benchmarks import checks, compare, dense_fp8, findings, peers, sanitize, sweep, unseen  # noqa: E402
 from benchmarks.harness import Layout, Shape, Timing, check, dequantize, diff, make_inputs, quantize, reference  # noqa: E402
+from gemmgen import compiler  # noqa: E402
 from gemmgen.backends.capability import capability  # noqa: E402
 from gemmgen.backends.sm90 import heuristics  # noqa: E402
+from gemmgen.schedule import Schedule  # noqa: E402
+from gemmgen.spec import load_spec  # noqa: E402
 from gemmgen.spec.model import ScheduleHints  # noqa: E402
 
 PADDED = Layout(pad_k=16, pad_n=8, sa_mn_major=False, sb_mn_major=True, pad_scale=3)
@@ -219,7 +222,24 @@ def test_a_sweep_measures_what_the_heuristics_choose():
         assert chosen in sweep.worth_measuring(shape, hopper), shape
 
 
+def sanitized() -> list[tuple[Shape, Schedule]]:
+    """Each case of the sanitizer with its kernel's schedule."""
+    found = []
+    for case, hints in sanitize.CASES:
+        shape, layout = case.shape, case.layout
+        spec = dataclasses.replace(load_spec(sanitize.SPEC).bind(N=shape.n, K=shape.k), schedule=hints)
+        entries = compiler.plan(spec, "sm_90a", "bulk" if layout.sa_mn_major else "lanes")
+        found.append((shape, next(e.schedule for e in reversed(entries) if e.m_min <= shape.m)))
+    return found
+
+
 def test_the_sanitizer_sees_a_split_tile():
-    shapes = [case.shape for case in sanitize.CASES]
-    kernels = [gemmgen.compile(sanitize.SPEC, target="sm_90a", N=shape.n, K=shape.k) for shape in shapes]
-    assert any(k.plan().variant_for(s.m).schedule.split_k > 1 for k, s in zip(kernels, shapes, strict=True))
+    assert any(schedule.split_k > 1 for _, schedule in sanitized())
+
+
+def test_the_sanitizer_sees_rings_wrap():
+    """With scales in the stages, copied by lanes or by the copy engine, in a ring of their own, and in a cluster."""
+    wrapping = [schedule for shape, schedule in sanitized() if shape.k > schedule.stages * schedule.tile[2]]
+    kinds = {(s.scales_ahead, s.scale_copy, s.cluster_size > 1) for s in wrapping}
+    assert {(False, "bulk", False), (False, "lanes", False), (True, "bulk", False), (True, "bulk", True)} <= kinds
+    assert any(s.lookahead and s.unroll for s in wrapping)

@@ -34,11 +34,19 @@ def test_text():
 
 
 def test_text_of_bursts():
-    overlapped = PLAIN.replace(promotion_overlap=True, promotion_burst=True)
-    assert str(overlapped) == f"{PLAIN} promotion_overlap promotion_burst"
+    overlapped = PLAIN.replace(promotion_overlap=True, promotion_burst=8)
+    assert str(overlapped) == f"{PLAIN} promotion_overlap promotion_burst=8"
     assert Schedule.from_dict(overlapped.to_dict()) == overlapped
     older = {name: value for name, value in PLAIN.to_dict().items() if name != "promotion_burst"}
     assert Schedule.from_dict(older) == PLAIN, "what a version without bursts measured had none"
+
+
+def test_text_of_steps_that_do_not_overlap():
+    alone = PLAIN.replace(promotion_burst=4, lookahead=True, unroll=2)
+    assert str(alone) == f"{PLAIN} promotion_burst=4 lookahead unroll=2"
+    assert Schedule.from_dict(json.loads(json.dumps(alone.to_dict()))) == alone
+    older = {name: value for name, value in PLAIN.to_dict().items() if name not in ("lookahead", "unroll")}
+    assert Schedule.from_dict(older) == PLAIN, "what a version without them measured had none"
 
 
 def test_text_of_scales_ahead():

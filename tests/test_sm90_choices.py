@@ -1,4 +1,4 @@
-"""What Hopper's heuristics decide beside the tile: overlap, dependent launches, ties, and tiles that divide M."""
+"""What Hopper's heuristics decide beside the tile: levers, dependent launches, ties, and tiles that divide M."""
 
 from __future__ import annotations
 
@@ -10,17 +10,22 @@ from ir_texts import TARGET, spec_of
 from gemmgen import compiler
 from gemmgen.backends.capability import capability
 from gemmgen.backends.model import Prediction, Rounds
-from gemmgen.backends.sm90 import heuristics
+from gemmgen.backends.sm90 import heuristics, levers
 from gemmgen.backends.sm90.costs import CROWDED_US
+from gemmgen.backends.sm90.operands import FP8, Operands
 from gemmgen.backends.sm90.ops import Launch
+from gemmgen.backends.sm90.sass import PromotionBurstPass
 from gemmgen.errors import IRError, ScheduleError
 from gemmgen.schedule import Schedule
-from gemmgen.spec.model import ScheduleHints
+from gemmgen.spec.model import Raster, ScheduleHints
 
 HOPPER = capability(TARGET)
-TWO_GROUPS = {"producer_registers": 40, "math_registers": 232}
+TWO_GROUPS: dict[str, Any] = {"producer_registers": 40, "math_registers": 232}
 PLAIN = Schedule((128, 128, 128), 5, **TWO_GROUPS)
 FEW = Schedule((16, 64, 128), 9, swap_ab=True, math_warpgroups=1)
+NARROW = Schedule((64, 64, 128), 9, math_warpgroups=1)
+UNSCALED = Operands(scaled_by_step=False, blocks=False)
+UNPROMOTED = Operands(promoted=False, scaled_by_step=False, blocks=False)
 
 
 @pytest.mark.parametrize(
@@ -49,16 +54,80 @@ FEW = Schedule((16, 64, 128), 9, swap_ab=True, math_warpgroups=1)
     ids=str,
 )
 def test_promotion_overlaps_wherever_it_may(schedule: Schedule, overlaps: bool):
-    assert heuristics.may_overlap(schedule) == overlaps
+    assert levers.may_overlap(schedule) == overlaps
 
 
 def test_what_is_not_promoted_does_not_overlap():
-    assert not heuristics.may_overlap(PLAIN, heuristics.Operands(promoted=False))
+    assert not levers.may_overlap(PLAIN, UNPROMOTED)
     for name in ("fp8_gemm_nt_no_promotion", "bf16_gemm_nt"):
         spec = spec_of(4096, 7168, name)
-        assert heuristics.Operands.of(spec).promoted is False
+        assert Operands.of(spec).promoted is False
         assert {schedule.promotion_overlap for _, _, schedule in heuristics.plan(spec, HOPPER)} == {False}
-    assert heuristics.Operands.of(spec_of(4096, 7168, "fp8_gemm_nt_rowwise")).promoted
+    assert Operands.of(spec_of(4096, 7168, "fp8_gemm_nt_rowwise")).promoted
+
+
+@pytest.mark.parametrize(
+    ("schedule", "length"),
+    [
+        # Promotion overlaps: bursts are short only beside a product of many columns.
+        (PLAIN.replace(promotion_overlap=True), 8),
+        (PLAIN.replace(tile=(128, 120, 128), promotion_overlap=True), 256),
+        (NARROW.replace(promotion_overlap=True), 256),
+        (NARROW.replace(tile=(64, 128, 128), promotion_overlap=True), 8),
+        # It overlaps with nothing: one fragment of 64 rows per warpgroup, or two.
+        (PLAIN.replace(tile=(128, 192, 128)), 4),
+        (PLAIN, 4),
+        (NARROW, 4),
+        (PLAIN.replace(tile=(256, 64, 128)), 8),
+        (NARROW.replace(tile=(128, 64, 128)), 8),
+        # Columns have scales of their own.
+        (FEW, 0),
+        (FEW.replace(promotion_overlap=True), 0),
+    ],
+    ids=str,
+)
+def test_bursts(schedule: Schedule, length: int):
+    assert levers.bursts(schedule, None, FP8) == length
+    assert levers.bursts(schedule, 0, FP8) == levers.bursts(schedule, None, UNSCALED) == 0
+    if length:
+        assert levers.bursts(schedule, 6, FP8) == 6
+
+
+@pytest.mark.parametrize(
+    ("schedule", "operands", "looks"),
+    [
+        (PLAIN, FP8, True),
+        (PLAIN.replace(swap_ab=True), FP8, True),
+        (PLAIN, UNSCALED, True),
+        # The next step's products have been started by then.
+        (PLAIN.replace(promotion_overlap=True), FP8, False),
+        (NARROW, FP8, False),
+        (PLAIN, UNPROMOTED, False),
+    ],
+)
+def test_two_warpgroups_look_ahead(schedule: Schedule, operands: Operands, looks: bool):
+    assert levers.looks_ahead(schedule, None, operands) == looks
+    assert not levers.looks_ahead(schedule, False, operands)
+    assert levers.looks_ahead(NARROW, True, FP8)
+
+
+def test_steps_are_unrolled_in_launches_that_last():
+    assert [levers.unrolled(PLAIN, None, FP8, us) for us in (0.0, 19.9, 20.0, 500.0)] == [0, 0, 4, 4]
+    assert levers.unrolled(PLAIN, None, UNSCALED, 500.0) == 4
+    assert levers.unrolled(NARROW, None, FP8, 500.0) == 0
+    assert levers.unrolled(PLAIN, None, UNPROMOTED, 500.0) == 0
+    assert levers.unrolled(PLAIN.replace(promotion_overlap=True), None, FP8, 500.0) == 0
+    assert levers.unrolled(PLAIN.replace(promotion_overlap=True), 0, FP8, 500.0) == 0
+    assert [levers.unrolled(s, 2, FP8, 1.0) for s in (PLAIN, NARROW)] == [2, 2]
+    assert levers.unrolled(PLAIN, 0, FP8, 500.0) == 0
+
+
+@pytest.mark.parametrize(
+    ("tiles", "along"), [((5, 4), "n"), ((99, 1), "n"), ((4, 4), "m"), ((1, 1), "m"), ((99, 5), "m")]
+)
+def test_few_tiles_along_n_are_visited_together(tiles: tuple[int, int], along: str):
+    assert levers.raster_along(PLAIN, None, tiles) == along
+    assert [levers.raster_along(PLAIN, hint, tiles) for hint in ("m", "n")] == ["m", "n"]
 
 
 def planned(**hints: Any) -> list[tuple[int, int | None, Schedule]]:
@@ -111,30 +180,61 @@ def test_scales_ahead_that_cannot_be_say_why(name: str, scale_copy: str, k: int,
     ("name", "hints", "got"),
     [
         ("fp8_gemm_nt", {"tile": (32, 64, 128), "swap_ab": True}, "swap_ab: columns have scales of their own"),
-        ("fp8_gemm_nt", {"tile": (128, 128, 128), "promotion_overlap": False}, "promotion that overlaps with nothing"),
         ("fp8_gemm_nt_rowwise", {"tile": (128, 128, 128)}, "steps without scales of their own"),
-        ("fp8_gemm_nt_no_promotion", {"tile": (128, 128, 128)}, "promotion that overlaps with nothing"),
-        ("bf16_gemm_nt", {"tile": (128, 128, 64)}, "promotion that overlaps with nothing"),
+        ("fp8_gemm_nt_no_promotion", {"tile": (128, 128, 128)}, "steps without scales of their own"),
+        ("bf16_gemm_nt", {"tile": (128, 128, 64)}, "steps without scales of their own"),
     ],
 )
 def test_bursts_that_cannot_be_say_why(name: str, hints: dict[str, Any], got: str):
     ((_, _, schedule),) = heuristics.plan(spec_of(4096, 7168, name, **hints), HOPPER)
     assert not schedule.promotion_burst
     with pytest.raises(ScheduleError) as caught:
-        heuristics.plan(spec_of(4096, 7168, name, **hints, promotion_burst=True), HOPPER)
+        heuristics.plan(spec_of(4096, 7168, name, **hints, promotion_burst=4), HOPPER)
     error = caught.value
     assert (error.what, error.where, error.got) == ("promotion cannot burst", "schedule.promotion_burst", got)
-    assert error.need == "promotion_overlap, a scale per row and step, and rows of D on wgmma's M side"
+    assert error.need == "a scale per row and step, and rows of D on wgmma's M side"
     assert error.fix == "leave promotion_burst auto: it is on wherever it may be"
+
+
+@pytest.mark.parametrize(
+    ("name", "hints", "got"),
+    [
+        ("fp8_gemm_nt", {"tile": (128, 128, 128), "promotion_overlap": True}, "promotion_overlap"),
+        ("fp8_gemm_nt_rowwise", {"tile": (128, 144, 128), "promotion_overlap": True}, "promotion_overlap"),
+        ("fp8_gemm_nt_no_promotion", {"tile": (128, 128, 128)}, "no promotion"),
+        ("bf16_gemm_nt", {"tile": (128, 128, 64)}, "no promotion"),
+    ],
+)
+def test_steps_that_cannot_look_ahead_say_why(name: str, hints: dict[str, Any], got: str):
+    with pytest.raises(ScheduleError) as caught:
+        heuristics.plan(spec_of(4096, 7168, name, **hints, lookahead=True), HOPPER)
+    error = caught.value
+    assert (error.what, error.where, error.got) == ("steps of K do not look ahead", "schedule.lookahead", got)
+    assert error.need == "promotion that overlaps with nothing"
+    assert error.fix == "leave lookahead auto"
+
+
+def test_steps_that_overlap_say_why_they_are_not_unrolled():
+    with pytest.raises(ScheduleError) as caught:
+        planned(tile=(128, 128, 128), unroll=2, promotion_overlap=True)
+    error = caught.value
+    assert (error.what, error.where) == ("steps of K that overlap are not unrolled", "schedule.unroll")
+    assert (error.got, error.need) == ("2", "auto or 0, or promotion_overlap: false")
+    assert error.fix == "leave unroll auto"
+    for hints in ({}, {"promotion_overlap": False}):
+        ((_, _, schedule),) = planned(tile=(128, 128, 128), unroll=2, **hints)
+        assert (schedule.unroll, schedule.promotion_overlap) == (2, False)
 
 
 def test_a_kernel_without_use_for_bursts_is_not_built():
     spec = spec_of(4096, 7168)
-    for schedule in (PLAIN, FEW.replace(promotion_overlap=True)):
-        with pytest.raises(ScheduleError, match="promotion cannot burst") as caught:
-            compiler.build(spec, TARGET, schedule.replace(promotion_burst=True))
-        assert None not in (caught.value.where, caught.value.got, caught.value.need, caught.value.fix)
-    assert compiler.build(spec, TARGET, PLAIN.replace(promotion_overlap=True)).cubin_pass is None
+    with pytest.raises(ScheduleError, match="promotion cannot burst") as caught:
+        compiler.build(spec, TARGET, FEW.replace(promotion_overlap=True, promotion_burst=4))
+    assert None not in (caught.value.where, caught.value.got, caught.value.need, caught.value.fix)
+    for schedule in (PLAIN, PLAIN.replace(promotion_overlap=True)):
+        assert compiler.build(spec, TARGET, schedule).cubin_pass is None
+        built = compiler.build(spec, TARGET, schedule.replace(promotion_burst=4))
+        assert built.cubin_pass == PromotionBurstPass(4)
 
 
 def test_a_ring_of_one_stage_does_not_overlap_by_itself():
@@ -159,6 +259,21 @@ def test_short_launches_let_the_next_one_start():
     assert not schedule.pdl
     assert first(4096, 7168, 2048, pdl=True)[1].pdl
     assert not first(128, 576, 7168, pdl=False)[1].pdl
+
+
+def test_what_depends_on_the_size_is_decided_for_it():
+    """Four tiles along N share rows of A, five do not; hints decide where there are any."""
+    hints = {"tile": (128, 144, 128)}
+    predicted, schedule = first(4096, 576, 7168, **hints)
+    assert (predicted.rounds.tiles, schedule.raster_along) == ((32, 4), "n")
+    assert predicted.total_us > levers.UNROLL_FROM_US
+    assert schedule.unroll == levers.UNROLLED
+    hinted = first(4096, 576, 7168, **hints, raster=Raster(along="m"), unroll=0)[1]
+    assert hinted == schedule.replace(raster_along="m", unroll=0)
+    predicted, schedule = first(4096, 640, 512, **hints)
+    assert (predicted.rounds.tiles, schedule.raster_along) == ((32, 5), "m")
+    assert predicted.total_us < levers.UNROLL_FROM_US
+    assert schedule.unroll == 0
 
 
 def test_long_launches_do_so_where_two_ctas_share_an_sm():
@@ -203,12 +318,12 @@ def test_few_rows_get_tiles_of_one_warpgroup():
     narrow = first(256, 2112, 7168)[1]
     assert (narrow.tile, narrow.math_warpgroups, narrow.swap_ab) == ((64, 64, 128), 1, False)
 
-    def listed(m: int, operands: heuristics.Operands = heuristics.FP8) -> bool:
+    def listed(m: int, operands: Operands = FP8) -> bool:
         found = heuristics.candidates(ScheduleHints(), m, HOPPER, operands=operands)
         return any(s.tile[0] == 64 and not s.swap_ab for s in found)
 
     assert [listed(m) for m in (32, 33, 512, 513)] == [False, True, True, False]
-    assert not listed(256, heuristics.Operands(item_bytes=2, promoted=False))
+    assert not listed(256, Operands(item_bytes=2, promoted=False))
 
 
 def test_launches_that_fill_the_gpu_with_clusters_start_later():

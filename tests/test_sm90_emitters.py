@@ -10,7 +10,7 @@ from ir_texts import CASES, TARGET, built, schedule_of
 
 from gemmgen import compiler
 from gemmgen.backends.sm90 import names
-from gemmgen.backends.sm90.ops import TileLoopOp, TmaLoadOp, WaitOp, WarpsOp
+from gemmgen.backends.sm90.ops import ReleaseOp, TileLoopOp, TmaLoadOp, TmaLoadScalesOp, WaitOp, WarpsOp
 from gemmgen.backends.sm90.source import emit_cuda
 from gemmgen.emit.emission import Emission, find_emitter
 from gemmgen.emit.renderer import render
@@ -23,12 +23,13 @@ from gemmgen.ir.types import E2M1, INDEX, gmem
 
 VARIANTS = {
     "lanes": {"scale_copy": "lanes", "scales_ahead": False},
-    "steps": {"promotion_overlap": False, "promotion_burst": False},
+    "steps": {"promotion_overlap": False, "promotion_burst": 0},
+    "looking": {"promotion_overlap": False, "promotion_burst": 0, "lookahead": True, "unroll": 2},
     "each": {"scales_ahead": False},
     "ahead": {"scales_ahead": True},
 }
-"""What else a case's schedule says: lanes copy all scales, steps do not overlap, or scales of blocks come with every
-step, or for all steps of a tile at once."""
+"""What else a case's schedule says: lanes copy all scales, steps do not overlap, and look ahead and are unrolled, or
+scales of blocks come with every step, or for all steps of a tile at once."""
 
 
 @cache
@@ -115,6 +116,8 @@ def text_of(case: str, name: str, nth: int = 0) -> str:
         ("plain-steps", "k_loop", 0, ("for (uint32_t k0 = 0; k0 < 7168u; k0 += 128) {  // steps of K",)),
         ("plain", "k_loop", 1, ("for (uint32_t k0_2 = 0; k0_2 < 7168u; k0_2 += 7168) {  // all steps of K at once",)),
         ("split_k_swapped-ahead", "k_loop", 1, ("k0_2 < k_end; k0_2 += 1792) {",)),
+        ("cluster", "k_loop", 0, ("#pragma unroll 4\nfor (uint32_t k0 = 0; k0 < 7168u; k0 += 128) {",)),
+        ("split_k_swapped-looking", "k_loop", 0, ("#pragma unroll 2\nfor (uint32_t k0 = k_blocks * rank",)),
         (
             "split_k_swapped-steps",
             "k_loop",
@@ -173,6 +176,30 @@ if (steps > 0) {
         ("plain", "wait", 0, ("mbarrier_wait(runs_full + 8 * runs.stage, runs.phase);", "until the stage is loaded")),
         ("plain", "wait", 1, ("mbarrier_wait(full + 8 * cursor.stage, cursor.phase);", "until the stage is loaded")),
         ("plain", "wait", 2, ("mbarrier_wait(empty + 8 * cursor_1.stage, cursor_1.phase ^ 1);",)),
+        ("cluster", "loaded", 0, ("bool loaded = false;",)),
+        ("cluster", "wait", 1, ("if (!loaded) mbarrier_wait(full + 8 * cursor.stage, cursor.phase);",)),
+        ("cluster", "place", 1, ("uint32_t a_place_1 = uint32_t(desc_a_1);", "this operand in the step to come")),
+        (
+            "cluster",
+            "place",
+            4,
+            (
+                "uint32_t sa_place_1 = smem + kOffsetSa + 4 * ((warpgroup * 2 + 1) * 64 + row);",
+                "this thread's row scales in the step to come",
+            ),
+        ),
+        (
+            "cluster",
+            "look_ahead",
+            0,
+            (
+                "a_place_1 = uint32_t(desc_a_1) + cursor.stage * (kStageBytesA >> 4);",
+                "b_place = uint32_t(desc_b) + cursor.stage * (kStageBytesB >> 4);",
+                "sa_place = smem + kOffsetSa + 4 * ((warpgroup * 2 + 0) * 64 + row) + cursor.stage * (kStageBytesSa);",
+                "loaded = mbarrier_test(full + 8 * cursor.stage, cursor.phase);",
+            ),
+        ),
+        ("swapped-looking", "look_ahead", 0, ("b_place = uint32_t(desc_a)", "a_place = uint32_t(desc_b)")),
         ("plain", "expect", 0, ("mbarrier_expect(full + 8 * cursor_1.stage, 33280);",)),
         (
             "plain",
@@ -187,7 +214,11 @@ if (steps > 0) {
             "cluster",
             "tma_load",
             1,
-            ("tma_load_multicast(", "+ rank * 8192, &tma_b,", "n0_1 + rank * 64, 0x3);", "64 rows of b"),
+            (
+                "The cluster's first CTA loads 128 rows of b and writes them to all 2 CTAs.",
+                "if (rank == 0) {\n    tma_load_multicast(smem + kOffsetB + cursor_1.stage * kStageBytesB, &tma_b, "
+                "full + 8 * cursor_1.stage, k0_1, n0_1, 0x3);\n}",
+            ),
         ),
         ("plain", "tma_load_scales", 0, ("&tma_sa,", "m0_1")),
         (
@@ -220,6 +251,7 @@ if (steps > 0) {
         ("plain", "copy_arrive", 0, ("copy_async_arrive(runs_full + 8 * runs_1.stage);",)),
         ("plain", "release", 0, ("if (lane == 0) mbarrier_arrive(empty + 8 * behind.stage);",)),
         ("plain-steps", "release", 0, ("__syncwarp();", "if (lane == 0) mbarrier_arrive(empty + 8 * cursor.stage);")),
+        ("plain", "release", 1, ("mbarrier_arrive(runs_empty + 8 * runs.stage);", "this lane has read the stage")),
         ("cluster", "release", 0, ("if (lane < 2) mbarrier_arrive_cluster(empty + 8 * cursor.stage, lane);",)),
         ("plain", "thread_position", 0, ("row = warp % 4 * 16 + lane / 4;", "quad = lane % 4;")),
         ("plain", "zero", 0, ("float part[64] = {};",)),
@@ -247,6 +279,8 @@ if (steps > 0) {
             ("desc_a_1 = wgmma_descriptor(smem + kOffsetA + (warpgroup * 2 + 1) * 64 * 128);",),
         ),
         ("plain", "stage_descriptor", 0, ("const uint64_t a_at = desc_a + cursor.stage * (kStageBytesA >> 4);",)),
+        ("cluster", "stage_descriptor", 1, ("const uint64_t a_at_1 = desc_a_1 >> 32 << 32 | a_place_1;",)),
+        ("cluster", "stage_descriptor", 2, ("const uint64_t b_at = desc_b >> 32 << 32 | b_place;",)),
         (
             "plain-steps",
             "wgmma",
@@ -270,6 +304,7 @@ if (steps > 0) {
         ("no_promotion", "wgmma", 0, ("wgmma_add_m64n128k32_e4m3_e4m3(sum, a_at, b_at);",)),
         ("plain-steps", "wgmma_wait", 0, ("wgmma_wait<0>(part);",)),
         ("plain", "row_scales", 0, ("load_shared(row_scale_at)", "load_shared(row_scale_at + 32)")),
+        ("cluster", "row_scales", 1, ("row_scale_1[] = {load_shared(sa_place_1), load_shared(sa_place_1 + 32)};",)),
         ("swapped", "column_scales", 0, ("float2 col_scale[3];", "+ 32 * group + 8 * quad")),
         (
             "ragged",
@@ -366,12 +401,50 @@ def test_every_op_of_the_kernels_is_rendered_above():
 def test_helpers_are_what_the_text_calls():
     found = emission("cluster", op_of("cluster", "tma_load", 1))
     assert [helper.template for helper in found.helpers] == ["tma_load_multicast"]
+    found = emission("cluster", op_of("cluster", "look_ahead"))
+    assert [helper.template for helper in found.helpers] == ["mbarrier_test"]
     found = emission("plain", op_of("plain", "wgmma"))
     fields = {helper.template: dict(helper.fields) for helper in found.helpers}
     assert set(fields) == {"wgmma_sync", "wgmma_start", "wgmma_add"}
     assert fields["wgmma_start"]["count"] == 64
     found = emission("plain", op_of("plain", "descriptor"))
     assert [helper.template for helper in found.helpers] == ["wgmma_descriptor"]
+
+
+def test_shares_of_a_box_that_has_no_leader():
+    """As on Blackwell: each CTA loads a part."""
+    op = op_of("cluster", "tma_load", 1)
+    assert isinstance(op, TmaLoadOp)
+    found = emission("cluster", op.replace(leader=False))
+    assert found.template == "tma_load_multicast"
+    text = render(f"sm90/{found.template}", {**found.fields, "op_name": op.NAME})
+    assert "This CTA loads its 64 rows of b and writes them to all 2 CTAs of the cluster." in text
+    assert "+ rank * 8192, &tma_b," in text
+    assert "n0_1 + rank * 64, 0x3);" in text
+
+
+def test_scales_of_shared_rows_come_from_the_first_cta():
+    op = op_of("cluster", "tma_load_scales")
+    assert isinstance(op, TmaLoadScalesOp)
+    found = emission("cluster", op.replace(multicast=4))
+    assert found.fields["text"] == (
+        "if (rank == 0) tma_load_multicast(smem + kOffsetSa + cursor_1.stage * kStageBytesSa, &tma_sa, "
+        "full + 8 * cursor_1.stage, m0_1, k0_1 / 128, 0xf);"
+    )
+    assert [helper.template for helper in found.helpers] == ["tma_load_multicast"]
+
+
+def test_every_lane_releases_to_its_cta_and_one_to_each_other():
+    op = op_of("cluster", "release")
+    assert isinstance(op, ReleaseOp)
+    found = emission("cluster", op.replace(cluster=4, lanes=True))
+    text = render(f"sm90/{found.template}", {**found.fields, "op_name": op.NAME}).splitlines()
+    assert [row.partition("  //")[0] for row in text] == [
+        "mbarrier_arrive(empty + 8 * cursor.stage);",
+        "__syncwarp();",
+        "if (lane < 4 && lane != rank) mbarrier_arrive_cluster(empty + 8 * cursor.stage, lane);",
+    ]
+    assert [helper.template for helper in found.helpers] == ["mbarrier_arrive", "mbarrier_arrive_cluster"]
 
 
 def test_what_is_younger_is_known_where_a_wait_is_inlined():
@@ -390,6 +463,7 @@ def test_every_called_function_is_defined():
         body = source[source.index('extern "C"') :]
         for name in (
             "mbarrier_wait",
+            "mbarrier_test",
             "tma_load",
             "tma_store",
             "stmatrix_4",

@@ -37,9 +37,13 @@ def test_full_arrivals(bulk: bool, counts: list[int], arrivals: int):
     assert hw.full_arrivals(bulk, hw.copying_lanes(counts)) == arrivals
 
 
-@pytest.mark.parametrize(("warps", "cluster", "arrivals"), [(4, 1, 4), (8, 1, 8), (8, 2, 16), (12, 4, 48)])
-def test_empty_arrivals(warps: int, cluster: int, arrivals: int):
-    assert hw.empty_arrivals(warps, cluster) == arrivals
+@pytest.mark.parametrize(
+    ("cluster", "lanes", "arrivals"),
+    [(1, False, 1), (2, False, 2), (4, False, 4), (1, True, 32), (2, True, 33), (4, True, 35)],
+)
+def test_warp_arrivals(cluster: int, lanes: bool, arrivals: int):
+    """A lane for its warp at every CTA's barrier, or each lane at its own CTA's and one at the others'."""
+    assert hw.warp_arrivals(cluster, lanes) == arrivals
 
 
 @pytest.mark.parametrize(

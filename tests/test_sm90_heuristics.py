@@ -13,7 +13,7 @@ from ir_texts import TARGET, spec_of
 from gemmgen import compiler
 from gemmgen.backends.capability import capability
 from gemmgen.backends.sm90 import hardware as hw
-from gemmgen.backends.sm90 import heuristics
+from gemmgen.backends.sm90 import heuristics, levers
 from gemmgen.backends.sm90.ops import Launch
 from gemmgen.errors import ScheduleError
 from gemmgen.schedule import Schedule
@@ -150,11 +150,25 @@ def test_predictions_grow_with_the_problem():
         ({"promotion_overlap": True}, "promotion_overlap", True),
         ({"tile": (128, 128, 128), "promotion_overlap": True}, "promotion_overlap", True),
         ({"tile": (8, 64, 128), "swap_ab": True, "promotion_overlap": True}, "promotion_overlap", True),
-        ({"promotion_overlap": False}, "promotion_burst", False),
-        ({"promotion_burst": False}, "promotion_burst", False),
-        ({"promotion_burst": True, "swap_ab": False}, "promotion_burst", True),
-        ({"promotion_burst": True, "swap_ab": False}, "promotion_overlap", True),
-        ({"tile": (64, 64, 128), "promotion_burst": True}, "promotion_burst", True),
+        ({"promotion_burst": 0}, "promotion_burst", 0),
+        ({"promotion_burst": 6, "swap_ab": False}, "promotion_burst", 6),
+        ({"tile": (64, 64, 128), "promotion_burst": 6}, "promotion_burst", 6),
+        ({"tile": (128, 128, 128), "promotion_overlap": False}, "promotion_burst", 4),
+        ({"tile": (128, 128, 128), "promotion_overlap": False, "promotion_burst": 256}, "promotion_burst", 256),
+        ({"tile": (256, 128, 128), "promotion_burst": 256}, "promotion_burst", 256),
+        ({"lookahead": False}, "lookahead", False),
+        ({"lookahead": True, "promotion_overlap": False}, "lookahead", True),
+        ({"lookahead": True, "swap_ab": False}, "lookahead", True),
+        ({"lookahead": True, "swap_ab": False}, "promotion_overlap", False),
+        ({"tile": (64, 64, 128), "promotion_overlap": False, "lookahead": True}, "lookahead", True),
+        ({"unroll": 0}, "unroll", 0),
+        ({"unroll": 8, "promotion_overlap": False}, "unroll", 8),
+        ({"unroll": 4}, "promotion_overlap", False),
+        ({"lookahead": True}, "promotion_overlap", False),
+        ({"tile": (128, 96, 128), "lookahead": True}, "promotion_overlap", False),
+        ({"unroll": 8, "swap_ab": False}, "unroll", 8),
+        ({"unroll": 8, "swap_ab": False}, "promotion_overlap", False),
+        ({"tile": (8, 64, 128), "swap_ab": True, "unroll": 2}, "unroll", 2),
         ({"scales_ahead": True}, "scales_ahead", True),
         ({"scales_ahead": False}, "scales_ahead", False),
         ({"tile": (32, 64, 128), "swap_ab": True, "split_k": 3, "scales_ahead": True}, "scales_ahead", True),
@@ -233,19 +247,23 @@ def test_a_hint_drops_only_what_it_does_not_fit():
             "schedule.promotion_overlap",
         ),
         ({"tile": (128, 160, 128), "promotion_overlap": True}, "accumulators do not fit", "schedule.tile"),
-        ({"tile": (256, 128, 128), "promotion_burst": True}, "promotion cannot burst", "schedule.promotion_burst"),
         (
-            {"tile": (32, 64, 128), "swap_ab": True, "promotion_burst": True},
-            "promotion cannot burst",
-            "schedule.promotion_burst",
-        ),
-        (
-            {"promotion_overlap": False, "promotion_burst": True},
+            {"tile": (32, 64, 128), "swap_ab": True, "promotion_burst": 4},
             "promotion cannot burst",
             "schedule.promotion_burst",
         ),
         # The first M have swapped tiles only.
-        ({"promotion_burst": True}, "promotion cannot burst", "schedule.promotion_burst"),
+        ({"promotion_burst": 4}, "promotion cannot burst", "schedule.promotion_burst"),
+        (
+            {"promotion_overlap": True, "lookahead": True, "swap_ab": False},
+            "steps of K do not look ahead",
+            "schedule.lookahead",
+        ),
+        (
+            {"promotion_overlap": True, "unroll": 4, "swap_ab": False},
+            "steps of K that overlap are not unrolled",
+            "schedule.unroll",
+        ),
         ({"split_k": 30}, "no schedule of this target fits the hints", "schedule"),
         ({"cluster": (4, 2)}, "operands are shared along one axis", "schedule.cluster"),
         ({"warps": Warps(math=3)}, "no schedule of this target fits the hints", "schedule"),
@@ -304,13 +322,23 @@ def test_a_cluster_that_shares_along_both_axes_is_refused():
 def test_plans_overlap_what_may():
     assert {s.promotion_overlap for s in SHIPPED} == {True, False}
     for schedule in SHIPPED:
-        assert schedule.promotion_overlap == heuristics.may_overlap(schedule), schedule
+        assert schedule.promotion_overlap == levers.may_overlap(schedule), schedule
 
 
-def test_plans_burst_where_rows_are_promoted_beside_products():
-    assert {s.promotion_burst for s in SHIPPED if s.promotion_overlap} == {True, False}
+def test_plans_burst_where_rows_have_the_scales():
+    assert {s.promotion_burst for s in SHIPPED if s.promotion_overlap} == {0, 8, 256}
+    assert {s.promotion_burst for s in SHIPPED if not s.promotion_overlap} == {0, 4, 8}
     for schedule in SHIPPED:
-        assert schedule.promotion_burst == (schedule.promotion_overlap and not schedule.swap_ab), schedule
+        assert bool(schedule.promotion_burst) == (not schedule.swap_ab), schedule
+
+
+def test_plans_look_ahead_and_unroll_where_two_warpgroups_do_not_overlap():
+    for schedule in SHIPPED:
+        alone = schedule.math_warpgroups == 2 and not schedule.promotion_overlap
+        assert schedule.lookahead == alone, schedule
+        assert schedule.unroll in ((0, 4) if alone else (0,)), schedule
+    assert {s.unroll for s in SHIPPED if s.lookahead} == {0, 4}
+    assert {s.raster_along for s in SHIPPED} == {"m", "n"}
 
 
 def test_plans_copy_scales_ahead_where_two_warpgroups_multiply():
@@ -353,7 +381,7 @@ def test_smem_is_never_more_than_predicted():
         for ahead in (True, False):
             if steps < hints.get("split_k", 1):
                 continue
-            ((_, _, schedule),) = plan_of(4096, k, tile=tile, scales_ahead=ahead, **hints)
+            ((_, _, schedule),) = plan_of(4096, k, tile=tile, scales_ahead=ahead, unroll=0, **hints)
             stage, rest = heuristics._smem_bytes(schedule, steps)
             taken = compiler.build(spec_of(4096, k), TARGET, schedule).result.module.record(Launch).smem_bytes
             assert taken <= schedule.stages * stage + rest <= HOPPER.smem_per_cta, (schedule, k)

@@ -27,8 +27,16 @@ PLAIN_SUMS = edited(
     (', #buffer{name="sb", type=smem<f32, [1]>, engine=lanes, stage_bytes=16}]', "]"),
 )
 """Without scales in the steps, as where they hold for all of K."""
+SUMS_OF_MMA = edited(
+    PLAIN_SUMS,
+    ("      %part = tile.mma(a=%at, b=%bt)", "      %next = tile.mma(a=%at, b=%bt, acc=%acc)"),
+    ("      %next = tile.promote(acc=%acc, partial=%part, row=%m0, col=%n0) : frag<f32, [128, 64]>\n", ""),
+)
+"""Without promotion."""
 PLACED = ["stage_descriptor", "stage_descriptor"]
 """Where a step's operands are, which does not wait for them to be there."""
+WAVE = ["row_scales", "wgmma", "wgmma_wait"]
+"""What a wave does before its promotion: it reads its own scales last."""
 DESCRIPTORS = [
     '%desc_a = sm90.descriptor() {area="a", dtype="e4m3", row_bytes=128, waves=1} : i64',
     '%desc_b = sm90.descriptor() {area="b", dtype="e4m3", row_bytes=128} : i64',
@@ -71,7 +79,7 @@ def areas(module: Module) -> dict[str, Area]:
 def test_barriers_are_made_counted_and_shown_to_all():
     assert lines(LANES)[:4] == [
         '%full = sm90.barriers() {area="full", arrivals=33} : barrier<3>',
-        '%empty = sm90.barriers() {area="empty", arrivals=8} : barrier<3>',
+        '%empty = sm90.barriers() {area="empty", arrivals=256} : barrier<3>',
         "sm90.init_barriers(barriers=[%full, %empty])",
         'sm90.sync() {scope="cta"}',
     ]
@@ -143,14 +151,22 @@ def test_scales_by_lanes():
 
 def test_a_multiplying_step_releases_after_the_last_product():
     rows = section(LANES, "math")
-    assert ordered(rows, "k_loop", "wait", "wgmma", "wgmma_wait", "release", "promote_rows", "advance")
+    assert ordered(rows, "k_loop", "wait", "wgmma", "wgmma_wait", "release", "advance", "promote_rows")
     two_waves = opt(ASYNC, f"epilogue-staging,warp-specialization{{math_warpgroups=1}},{LOWER}")
     rows = section(two_waves, "math")
-    assert ordered(rows, "wgmma", "wgmma_wait", "promote_rows", "wgmma", "wgmma_wait", "release", "promote_rows")
-    assert names(rows).count("release") == 1
+    assert names(step_of(rows)) == [
+        *PLACED, "stage_descriptor", "wait", "block_scales", *WAVE, "promote_rows", *WAVE, "release",
+        "advance", "promote_rows",
+    ]  # fmt: skip
     assert [row for row in rows if "sm90.zero" in row] == [
         f"%{name} = sm90.zero() : frag<f32, [64, 64]>" for name in ("part", "sum", "sum_1")
     ]
+
+
+def step_of(rows: list[str]) -> list[str]:
+    """The lines of a role's step of K."""
+    first = next(index for index, row in enumerate(rows) if row.startswith("sm90.k_loop("))
+    return rows[first + 1 : rows.index("}", first)]
 
 
 def overlapped(text: str) -> dict[str, list[str]]:
@@ -176,7 +192,7 @@ def test_an_overlapped_step_is_cut_in_two():
     assert "sm90.keep(value=%row_scale, kept=%next_row_scale)" in found["start"]
     assert found["finish"][1:] == [
         "sm90.wgmma_wait_older(values=[%done_part])",
-        "sm90.release(barriers=%empty, cursor=%behind) {cluster=1}",
+        "sm90.release(barriers=%empty, cursor=%behind) {cluster=1, lanes=true}",
         "sm90.promote_rows(acc=%sum, part=%done_part, rows=%done_row_scale, blocks=%done_block_scale, first=%n0) "
         "{block=128}",
         "sm90.advance(cursor=%behind) {stages=3}",
@@ -201,7 +217,7 @@ def test_scales_of_a_whole_tile_are_copied_in_one_turn():
         '%full = sm90.barriers() {area="full", arrivals=1} : barrier<3>',
         '%empty = sm90.barriers() {area="empty", arrivals=8} : barrier<3>',
         '%runs_full = sm90.barriers() {area="runs_full", arrivals=2} : barrier<2>',
-        '%runs_empty = sm90.barriers() {area="runs_empty", arrivals=8} : barrier<2>',
+        '%runs_empty = sm90.barriers() {area="runs_empty", arrivals=256} : barrier<2>',
     ]
 
 
@@ -214,7 +230,7 @@ def test_scales_of_a_whole_tile_are_waited_for_before_its_steps():
         "sm90.wait(barriers=%runs_full, cursor=%runs) {flip=false}",
         '%block_scale = sm90.block_scales(cursor=%runs) {area="sb", run=2} : frag<f32, [1]>',
         "sm90.run_step(cursor=%runs)",
-        "sm90.release(barriers=%runs_empty, cursor=%runs) {cluster=1}",
+        "sm90.release(barriers=%runs_empty, cursor=%runs) {cluster=1, lanes=true}",
         "sm90.advance(cursor=%runs) {stages=2}",
     ]
     assert section(RUNS, "load") == section(BULK, "load")
@@ -236,8 +252,9 @@ def test_scales_of_a_whole_tile_are_a_ctas_own():
         PROMOTED, f"{AHEAD_OF_K},epilogue-staging,cluster-multicast{{cluster=[2, 1]}},warp-specialization,{LOWER}"
     )
     assert "sm90.release(barriers=%empty, cursor=%cursor) {cluster=2}" in text
-    assert "sm90.release(barriers=%runs_empty, cursor=%runs) {cluster=1}" in text
-    assert 'area="runs_empty", arrivals=8}' in text
+    assert "sm90.release(barriers=%runs_empty, cursor=%runs) {cluster=1, lanes=true}" in text
+    assert 'area="runs_empty", arrivals=256}' in text
+    assert 'area="empty", arrivals=16}' in text
 
 
 def test_scales_of_a_whole_tile_need_a_role_of_their_own():
@@ -303,7 +320,69 @@ def test_overlapped_steps_of_swapped_operands():
 
 def test_overlapped_steps_in_a_cluster_release_to_all_of_it():
     text = opt(PROMOTED, f"pipelining,epilogue-staging,cluster-multicast{{cluster=[2, 1]}},{AHEAD.partition(',')[2]}")
-    assert "sm90.release(barriers=%empty, cursor=%behind) {cluster=2}" in overlapped(text)["finish"]
+    assert "sm90.release(barriers=%empty, cursor=%behind) {cluster=2, lanes=true}" in overlapped(text)["finish"]
+
+
+LOOKING = LOWER + "{lookahead=true}"
+
+
+def test_a_step_looks_ahead_before_its_last_promotion():
+    """When its stage is released and its cursors have moved on, whichever of them the places belong to."""
+    passes = f"{AHEAD_OF_K},epilogue-staging,warp-specialization{{math_warpgroups=1}},{LOOKING}"
+    rows = section(opt(PROMOTED, passes), "math")
+    assert names(step_of(rows)) == [
+        *PLACED, "stage_descriptor", "wait", "block_scales", *WAVE, "promote_rows", *WAVE, "release", "advance",
+        "run_step", "look_ahead", "promote_rows",
+    ]  # fmt: skip
+    places = ("a_place", "a_place_1", "b_place", "sa_place", "sa_place_1")
+    listed = ", ".join(f"%{name}" for name in places)
+    assert f"sm90.look_ahead(barriers=%full, moved=%cursor, loaded=%loaded, places=[{listed}])" in rows
+    assert [row.partition("place=%")[2].partition(")")[0] for row in step_of(rows) if "place=" in row] == list(places)
+    assert "sm90.wait(barriers=%full, cursor=%cursor, unless=%loaded) {flip=false}" in rows
+    assert "sm90.wait(barriers=%runs_full, cursor=%runs) {flip=false}" in rows
+
+
+def test_what_steps_find_for_each_other_starts_before_the_tiles():
+    rows = section(opt(PROMOTED, f"pipelining,{ROLES},{LOOKING}"), "math")
+    before = rows[: next(index for index, row in enumerate(rows) if row.startswith("sm90.tile_loop("))]
+    assert before[-6:] == [
+        "%part = sm90.zero() : frag<f32, [64, 64]>",
+        '%a_place = sm90.place(base=%desc_a) {area="a"} : u32',
+        '%b_place = sm90.place(base=%desc_b) {area="b"} : u32',
+        '%sa_place = sm90.place() {area="sa", waves=1} : u32',
+        "%loaded = sm90.loaded() : u32",
+        "%cursor = sm90.cursor() : index",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "passes", "areas_found"),
+    [
+        (PROMOTED, "swap-operands,pipelining,epilogue-staging,warp-specialization{math_warpgroups=1}", ["b", "a"]),
+        (PLAIN_SUMS, ROLES, ["a", "b"]),
+        (ASYNC, "epilogue-staging", ["a", "a", "b", "sa", "sa"]),
+    ],
+    ids=["a scale per column", "no scales in the steps", "two waves without roles"],
+)
+def test_places_are_those_of_descriptors_and_row_scales(text: str, passes: str, areas_found: list[str]):
+    rows = [row for row in lines(opt(text, f"{passes},{LOOKING}")) if "sm90.place(" in row]
+    assert [row.split('area="')[1].split('"')[0] for row in rows] == areas_found
+
+
+@pytest.mark.parametrize(
+    ("text", "passes"),
+    [(PROMOTED, f"pipelining{{stages=3}},{AHEAD}"), (SUMS_OF_MMA, f"{ROLES},{LOWER}")],
+    ids=["overlapped", "not promoted"],
+)
+def test_other_steps_do_not_look_ahead(text: str, passes: str):
+    assert opt(text, f"{passes}{{lookahead=true}}") == opt(text, passes)
+
+
+def test_only_loops_that_multiply_are_unrolled():
+    text = opt(ASYNC, f"{ROLES},{LOWER}{{unroll=4}}")
+    assert "sm90.k_loop() {extent=256, step=128, parts=1, unroll=4} do (%k0: index) {" in section(text, "math")
+    assert text.count("unroll=4") == 1
+    assert text.replace(", unroll=4", "") == LANES
 
 
 def test_overlapped_steps_without_scales_keep_nothing():
@@ -356,14 +435,54 @@ def test_a_transposed_tile_leaves_as_columns():
     assert 'sm90.wgmma(part=%part, cursor=%cursor, desc_a=%a_at, desc_b=%b_at) {a="b", b="a"' in SWAPPED
 
 
-def test_a_shared_box_is_loaded_in_parts():
-    assert 'area="b", rows=64, row_bytes=128, multicast=2}' in CLUSTER
+def test_the_first_cta_loads_a_shared_box():
+    """In one piece, all of whose bytes both CTAs expect."""
+    assert 'area="b", rows=64, row_bytes=128, multicast=2, leader=true}' in CLUSTER
     found = {tensor_map.arg: tensor_map.box for tensor_map in parse_module(CLUSTER).attr("maps")}
-    assert (found["tma_a"], found["tma_b"]) == ((128, 128), (128, 32))
-    assert "sm90.release(barriers=%empty, cursor=%cursor) {cluster=2}" in CLUSTER
-    assert 'area="empty", arrivals=16}' in CLUSTER
-    assert lines(CLUSTER).count('sm90.sync() {scope="cluster"}') == 2
+    assert (found["tma_a"], found["tma_b"]) == ((128, 128), (128, 64))
+    assert "sm90.expect(barriers=%full, cursor=%cursor_1) {transfer_bytes=25088}" in section(CLUSTER, "load")
     assert (launch(CLUSTER).cluster, launch(CLUSTER).tile, launch(CLUSTER).ctas_per_tile) == (2, (256, 64), 2)
+
+
+@pytest.mark.parametrize(("cluster", "shared"), [([2, 1], "b"), ([1, 2], "a")])
+def test_row_scales_are_shared_where_their_rows_are(cluster: list[int], shared: str):
+    passes = f"epilogue-staging,cluster-multicast{{cluster={cluster}}},warp-specialization,{LOWER}"
+    rows = [row for row in section(opt(PROMOTED, f"pipelining,{passes}"), "load") if "tma_load" in row]
+    assert names(rows) == ["tma_load", "tma_load", "tma_load_scales"]
+    loads = dict(zip(("a", "b", "sa"), rows, strict=True))
+    assert {area for area, row in loads.items() if "multicast=2" in row} == {"a": {"a", "sa"}, "b": {"b"}}[shared]
+    assert {area for area, row in loads.items() if "leader=true" in row} == {shared}
+    assert 'area="sa", count=128, block=[1, 128]' in loads["sa"]
+
+
+@pytest.mark.parametrize("cluster", [[2, 1], [1, 2]])
+def test_every_lane_releases_what_lanes_fill(cluster: list[int]):
+    """32 arrivals of each of 8 warps at its own CTA's barrier, and one of each of the other CTA's 8."""
+    passes = f"epilogue-staging,cluster-multicast{{cluster={cluster}}},warp-specialization,{LOWER}"
+    text = opt(ASYNC, passes)
+    assert "sm90.release(barriers=%empty, cursor=%cursor) {cluster=2, lanes=true}" in text
+    assert '%empty = sm90.barriers() {area="empty", arrivals=264} : barrier<3>' in text
+
+
+def test_one_lane_releases_what_the_copy_engine_fills():
+    """Scales of blocks, which lanes copy, are in a ring of their own here."""
+    assert "sm90.release(barriers=%empty, cursor=%cursor) {cluster=1}" in RUNS
+    assert '%empty = sm90.barriers() {area="empty", arrivals=8} : barrier<3>' in RUNS
+
+
+def test_the_multiplying_warps_of_a_cluster_end_together():
+    """The others end when they are done; without roles all warps multiply."""
+    assert lines(CLUSTER)[-4:] == [
+        'sm90.warps() {label="end", first=0, count=8} do {',
+        'sm90.sync() {scope="cluster"}',
+        "}",
+        "}",
+    ]
+    assert lines(CLUSTER).count('sm90.sync() {scope="cluster"}') == 2
+    assert 'label="end"' not in LANES
+    text = opt(PROMOTED, f"pipelining,epilogue-staging,cluster-multicast{{cluster=[2, 1]}},{LOWER}{{warpgroups=2}}")
+    assert 'label="end"' not in text
+    assert lines(text)[-2:] == ['sm90.sync() {scope="cluster"}', "}"]
 
 
 def test_partial_sums_meet():
@@ -379,11 +498,13 @@ def test_partial_sums_meet():
 
 def test_warps_that_do_not_multiply_meet_behind_their_roles():
     rows = lines(SPLIT)
-    assert rows[-5:] == [
+    assert rows[-7:] == [
         'sm90.warps() {label="meet", first=8, count=2} do {',
         'sm90.sync() {scope="cluster"}',
         "}",
+        'sm90.warps() {label="end", first=0, count=8} do {',
         'sm90.sync() {scope="cluster"}',
+        "}",
         "}",
     ]
     assert not any("sync" in name for label in ("load", "scales") for name in names(section(SPLIT, label)))

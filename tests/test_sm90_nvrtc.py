@@ -1,14 +1,15 @@
-"""NVRTC accepts every kind of kernel without a warning and without a spill; no GPU is needed."""
+"""NVRTC accepts every kind of kernel without a warning and without a spill, or it is refused; no GPU is needed."""
 
 from __future__ import annotations
 
 import re
 
 import pytest
-from ir_texts import CASES, TARGET, built, schedule_of, spec_of
+from ir_texts import CASES, TARGET, built, edited, schedule_of, spec_of
 
 from gemmgen import compiler
 from gemmgen.backends.sm90 import hardware as hw
+from gemmgen.errors import CompileError
 from gemmgen.runtime import nvrtc
 
 
@@ -55,3 +56,17 @@ def test_instructions(case: str, instructions: tuple[str, ...]):
     ptx = check(built(case)).ptx
     for instruction in instructions:
         assert re.search(rf"\b{re.escape(instruction)}", ptx), instruction
+
+
+def test_products_that_wait_for_each_other_are_refused():
+    """Unrolled, overlapped steps copy partial sums which wgmma still writes: ptxas then waits for every product."""
+    artifact = built("plain")
+    assert schedule_of("plain").promotion_overlap
+    unrolled = edited(
+        artifact.source, ("for (; steps > 2; steps -= 2) {", "#pragma unroll 2\nfor (; steps > 2; steps -= 2) {")
+    )
+    with pytest.raises(CompileError, match="touches sums which wgmma still writes") as caught:
+        nvrtc.compile_cuda(unrolled, artifact.name, TARGET)
+    assert caught.value.where == artifact.name
+    assert "wgmma.mma_async instructions are serialized" in str(caught.value.got)
+    assert None not in (caught.value.need, caught.value.fix)

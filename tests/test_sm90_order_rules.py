@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 from ir_texts import edited, rejected
-from target_texts import ALONE, BULK, CLUSTER, LANES, RUNS, SPLIT, Mistakes, after, line, without
+from target_texts import ALONE, BULK, CLUSTER, LANES, LEADER, RUNS, SPLIT, Change, Mistakes, after, line, without
+
+from gemmgen.ir import parse_module, verify
+
+RELEASE_OF_LANES = line(LEADER, "sm90.release")
 
 BARRIERS: Mistakes = {
     "full arrivals": (
@@ -15,6 +19,36 @@ BARRIERS: Mistakes = {
     "full arrivals by bulk": (BULK, (("arrivals=2}", "arrivals=33}"),), ("arrivals at %full in a phase", "need: 2,")),
     "empty arrivals": (LANES, (("arrivals=8", "arrivals=4"),), ("arrivals at %empty in a phase", "got: 4", "need: 8")),
     "empty arrivals of a cluster": (CLUSTER, (("arrivals=16", "arrivals=8"),), ("arrivals at %empty", "need: 16")),
+    "empty arrivals of a warp's lane": (
+        LEADER,
+        (("arrivals=264", "arrivals=16"),),
+        ("arrivals at %empty in a phase", "got: 16", "need: 264"),
+    ),
+    "empty arrivals of both CTAs' lanes": (
+        LEADER,
+        (("arrivals=264", "arrivals=512"),),
+        ("arrivals at %empty in a phase", "got: 512", "need: 264"),
+    ),
+    "released by one lane of each warp": (
+        LEADER,
+        ((", lanes=true}", "}"),),
+        ("arrivals at %empty in a phase", "got: 264", "need: 16"),
+    ),
+    "released by every lane": (
+        BULK,
+        (("{cluster=1}", "{cluster=1, lanes=true}"),),
+        ("arrivals at %empty in a phase", "got: 8", "need: 256"),
+    ),
+    "every lane of one thread releases": (
+        LEADER,
+        (
+            (
+                RELEASE_OF_LANES,
+                f'sm90.warps() {{label="one", first=0, count=1, elect=true}} do {{\n{RELEASE_OF_LANES}}}\n',
+            ),
+        ),
+        ("every lane of a warp releases", "got: one thread", "need: sm90.warps without elect"),
+    ),
     "more warps arrive": (
         LANES,
         (('{label="scales", first=9, count=1}', '{label="scales", first=9, count=2}'),),
@@ -55,6 +89,11 @@ BARRIERS: Mistakes = {
         (("{cluster=2}", "{cluster=1}"), ("arrivals=16", "arrivals=8")),
         ("a stage is released to every CTA that writes into it", "got: 1", "need: 2"),
     ),
+    "released to the leader's cluster only in part": (
+        LEADER,
+        (("{cluster=2, lanes=true}", "{cluster=1, lanes=true}"), ("arrivals=264", "arrivals=256")),
+        ("a stage is released to every CTA that writes into it", "got: 1", "need: 2"),
+    ),
     "not initialised": (BULK, (("[%full, %empty]", "[%full]"),), ("%empty is initialised once", "got: 0")),
     "initialised twice": (
         BULK,
@@ -84,6 +123,24 @@ MEET = 'sm90.warps() {label="meet", first=8, count=2}'
 """Where all other warps do."""
 OTHERS = SPLIT[SPLIT.index(f"  {MEET}") : SPLIT.rindex("  sm90.sync()")]
 
+END = LEADER[LEADER.index('  sm90.warps() {label="end"') : LEADER.rindex("}\n")]
+"""Where the multiplying warps of a cluster meet once more, and no others."""
+OF_ALL = SPLIT[SPLIT.rindex("  sm90.sync()") : SPLIT.rindex("}\n")]
+"""Where all warps do."""
+CTA_SYNC = '  sm90.sync() {scope="cta"}\n'
+LATE_RELEASE = (
+    '  sm90.warps() {label="late", first=0, count=8} do {\n    %late = sm90.cursor() : index\n'
+    + RELEASE_OF_LANES.replace("%cursor", "%late")
+    + "  }\n"
+)
+LIVES = "a CTA's shared memory lives until its cluster is done"
+
+
+def ending(*rows: str) -> tuple[Change, ...]:
+    """Another end of the module."""
+    return ((END, "".join(rows)),)
+
+
 SYNCS: Mistakes = {
     "none at the start": (
         BULK,
@@ -99,6 +156,57 @@ SYNCS: Mistakes = {
         CLUSTER,
         ((CLUSTER[CLUSTER.rindex("  sm90.sync()") :], "}\n"),),
         ("shared memory lives until its cluster is done",),
+    ),
+    "none at the end but of one CTA's": (
+        LEADER,
+        ending(END.replace("cluster", "cta")),
+        (LIVES, "got: no sync at the end"),
+    ),
+    "none at the end of a cluster that shares nothing": (
+        LEADER,
+        (
+            *ending(),
+            ("{cluster=2, lanes=true}", "{cluster=1, lanes=true}"),
+            ("multicast=2, leader=true}", "multicast=1}"),
+            ("block=[1, 128], multicast=2}", "block=[1, 128]}"),
+            ("arrivals=264", "arrivals=256"),
+        ),
+        (LIVES, "got: no sync at the end"),
+    ),
+    "those who load meet at the end": (
+        LEADER,
+        ending(END.replace("first=0, count=8", "first=8, count=2")),
+        (LIVES, "got: no sync at the end"),
+    ),
+    "a warpgroup that releases ends early": (
+        LEADER,
+        ending(END.replace("count=8", "count=4")),
+        ("sm90.release", LIVES, "got: no sync behind it", "need: sm90.sync of scope cluster, for the same warps"),
+    ),
+    "a warpgroup that reads partial sums ends early": (
+        SPLIT,
+        ((OTHERS + OF_ALL, OTHERS + END.replace("count=8", "count=4")),),
+        ("sm90.reduce_store", LIVES, "got: no sync behind it"),
+    ),
+    "a release behind the end": (
+        LEADER,
+        ((END, END + LATE_RELEASE), ("arrivals=264", "arrivals=528")),
+        ("sm90.release", LIVES, "got: no sync behind it"),
+    ),
+    "those who load stay longer": (
+        LEADER,
+        ending(END.replace("count=8", "count=10"), END.replace("first=0, count=8", "first=8, count=2")),
+        ("every warp of the CTA joins a sync", "warp 8 comes to 3 (cluster, cluster, cluster)", "need: 2"),
+    ),
+    "those who end early miss a sync of their CTA": (
+        LEADER,
+        ending(END.replace("    sm90.sync", f"  {CTA_SYNC}    sm90.sync")),
+        ("every warp of the CTA joins a sync", "warp 8 comes to 1 (cluster)", "need: 3 (cluster, cta, cluster)"),
+    ),
+    "those who end early miss their CTA's last sync": (
+        LEADER,
+        ending(END, END.replace("cluster", "cta")),
+        ("every warp of the CTA joins a sync", "warp 8 comes to 1 (cluster)", "need: 3 (cluster, cluster, cta)"),
     ),
     "unknown scope": (BULK, (('scope="cta"', 'scope="gpu"'),), ("scope of a sync", "cta or cluster")),
     "loading warps stay away": (
@@ -477,6 +585,13 @@ CORPUS = {
     }.items()
     for name, mistake in mistakes.items()
 }
+
+
+def test_who_has_ended_need_not_meet():
+    """Warps that load have done all they can for the others, who wait for what they have loaded."""
+    verify(parse_module(LEADER))
+    verify(parse_module(edited(SPLIT, (OTHERS + OF_ALL, OTHERS + END))))
+    verify(parse_module(edited(SPLIT, (OTHERS + OF_ALL, END))))
 
 
 @pytest.mark.parametrize("name", CORPUS)

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import pytest
 from ir_texts import edited, opt, rejected
-from target_texts import ALONE, BULK, CLUSTER, LANES, RUNS, RUNS_OVERLAP, SPLIT, Mistakes, line, without
+from target_texts import (
+    ALONE,
+    BULK,
+    CLUSTER,
+    LANES,
+    LEADER,
+    LOOKAHEAD,
+    RUNS,
+    RUNS_OVERLAP,
+    SPLIT,
+    Mistakes,
+    line,
+    without,
+)
 
 from gemmgen.errors import IRError
 from gemmgen.ir import parse_module, verify
 
 
-@pytest.mark.parametrize("text", [LANES, BULK, CLUSTER, SPLIT, ALONE, RUNS, RUNS_OVERLAP])
+@pytest.mark.parametrize("text", [LANES, BULK, CLUSTER, SPLIT, ALONE, RUNS, RUNS_OVERLAP, LOOKAHEAD, LEADER])
 def test_what_lowering_writes_is_legal_and_reads_back(text: str):
     verify(parse_module(text))
     assert opt(text) == text
@@ -110,12 +123,37 @@ COPIES: Mistakes = {
     "box": (
         BULK,
         (('dtype="e4m3", box=[128, 64]', 'dtype="e4m3", box=[128, 32]'),),
-        ("a load and its tensor map", "a box of 32 rows of 128 bytes", "64 rows of 128 bytes over 1 CTAs"),
+        ("a load and its tensor map", "a box of 32 rows of 128 bytes", "64 of 64 rows of 128 bytes"),
     ),
     "share of a box": (
         CLUSTER,
         (("box=[128, 32], swizzle", "box=[128, 64], swizzle"),),
-        ("64 rows of 128 bytes over 2 CTAs",),
+        ("a box of 64 rows", "32 of 64 rows of 128 bytes"),
+    ),
+    "the leader's box is a share": (
+        LEADER,
+        (('operand="a", dtype="e4m3", box=[128, 128]', 'operand="a", dtype="e4m3", box=[128, 64]'),),
+        ("a load and its tensor map", "a box of 64 rows", "128 of 128 rows of 128 bytes"),
+    ),
+    "a share is the leader's box": (
+        LEADER,
+        (("multicast=2, leader=true}", "multicast=2}"),),
+        ("a load and its tensor map", "a box of 128 rows", "64 of 128 rows of 128 bytes"),
+    ),
+    "the leader loads for part of the cluster": (
+        LEADER,
+        (("multicast=2, leader=true}", "multicast=4, leader=true}"),),
+        ("a box is shared by the whole cluster", "got: 4", "1 or 2"),
+    ),
+    "scales shared by part of the cluster": (
+        LEADER,
+        (("block=[1, 128], multicast=2}", "block=[1, 128], multicast=4}"),),
+        ("scales are shared by CTAs that share their rows", "got: 4", "need: 2"),
+    ),
+    "scales shared by CTAs with rows of their own": (
+        CLUSTER,
+        (("block=[1, 128]}", "block=[1, 128], multicast=2}"),),
+        ("scales are shared by CTAs that share their rows", "got: 2", "need: 1"),
     ),
     "swizzle": (
         BULK,

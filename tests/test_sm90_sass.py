@@ -30,16 +30,22 @@ from gemmgen.schedule import Schedule
 Word = tuple[int, int]
 MOV = 0x202
 BITS = STAYS | KEEPS_B
-GROUPS = {"producer_registers": 40, "math_registers": 232}
-OVERLAPPED = Schedule((128, 128, 128), 5, promotion_overlap=True, promotion_burst=True, **GROUPS)
-OF_ONE_GROUP = Schedule((64, 64, 128), 8, math_warpgroups=1, promotion_overlap=True, promotion_burst=True)
+WHOLE = 256
+"""No run is as long."""
+LENGTHS = st.integers(1, 24)
+GROUPS: dict[str, Any] = {"producer_registers": 40, "math_registers": 232}
+OVERLAPPED = Schedule((128, 128, 128), 5, promotion_overlap=True, promotion_burst=8, **GROUPS)
+OF_ONE_GROUP = Schedule((64, 64, 128), 8, math_warpgroups=1, promotion_overlap=True, promotion_burst=WHOLE)
+ALONE = Schedule((128, 192, 128), 4, promotion_burst=4, lookahead=True, unroll=4, **GROUPS)
 SCHEDULES = [
     OVERLAPPED,
     OVERLAPPED.replace(scale_copy="lanes"),
-    OVERLAPPED.replace(tile=(128, 96, 128)),
-    OVERLAPPED.replace(tile=(128, 64, 128), split_k=3),
+    OVERLAPPED.replace(tile=(128, 96, 128), promotion_burst=WHOLE),
+    OVERLAPPED.replace(tile=(128, 64, 128), promotion_burst=WHOLE, split_k=3),
     OF_ONE_GROUP,
     OF_ONE_GROUP.replace(tile=(64, 32, 128), split_k=5),
+    ALONE,
+    ALONE.replace(tile=(256, 128, 128), stages=3, promotion_burst=8),
 ]
 
 
@@ -68,19 +74,43 @@ def code_in(image: bytes, count: int) -> list[Word]:
     return list(struct.iter_unpack("<QQ", image[at : at + 16 * count]))
 
 
-def burst(code: Sequence[Word]) -> tuple[list[Word], int]:
-    image, count = burst_promotion(image_of(code), "k")
+def burst(code: Sequence[Word], length: int = WHOLE) -> tuple[list[Word], int]:
+    image, count = burst_promotion(image_of(code), "k", length)
     return code_in(image, len(code)), count
 
 
-def marked(code: Sequence[Word]) -> list[bool]:
-    return [high & BITS == BITS for _, high in burst(code)[0]]
+def marked(code: Sequence[Word], length: int = WHOLE) -> list[bool]:
+    return [high & BITS == BITS for _, high in burst(code, length)[0]]
+
+
+def run_of(count: int, **fields: int) -> list[Word]:
+    """FFMAs by one scale."""
+    return [ffma(d, 24 + d, 202, d, **fields) for d in range(count)]
 
 
 def test_a_run_stays_and_keeps_its_scale_but_for_its_last():
-    code = [ffma(d, 24 + d, 202, d) for d in range(5)]
-    assert marked(code) == [True, True, True, True, False]
-    assert burst(code)[1] == 4
+    assert marked(run_of(5)) == [True, True, True, True, False]
+    assert burst(run_of(5))[1] == 4
+
+
+@pytest.mark.parametrize(
+    ("length", "gives_way"), [(1, range(10)), (4, (3, 7, 9)), (8, (7, 9)), (9, (8, 9)), (10, (9,)), (WHOLE, (9,))]
+)
+def test_a_run_gives_way_after_each_burst(length: int, gives_way: Sequence[int]):
+    assert marked(run_of(10), length) == [index not in gives_way for index in range(10)]
+    assert burst(run_of(10), length)[1] == 10 - len(gives_way)
+
+
+def test_every_run_begins_a_burst():
+    runs = [*run_of(3), mov(7), *run_of(6), ffma(20, 44, 203, 20), ffma(21, 45, 203, 21)]
+    assert marked(runs, 4) == [True, True, False, False, True, True, True, False, True, False, True, False]
+
+
+def test_what_ptxas_had_marked_loses_both_bits_where_a_burst_ends():
+    for bits in (STAYS, KEEPS_B, BITS):
+        changed, count = burst(run_of(6, high=1 << 41 | bits), 4)
+        assert [high & BITS for _, high in changed] == [BITS, BITS, BITS, 0, BITS, bits], "the last one is of no run"
+        assert count == 4
 
 
 @pytest.mark.parametrize(
@@ -117,23 +147,37 @@ ENCODED = st.one_of(
 )  # fmt: skip
 
 
-@given(st.lists(ENCODED, max_size=24))
-def test_only_two_bits_of_ffmas_change_and_only_once(code: list[Word]):
-    changed, count = burst(code)
+@given(st.lists(ENCODED, max_size=24), LENGTHS)
+def test_only_two_bits_of_ffmas_change_and_only_once(code: list[Word], length: int):
+    changed, count = burst(code, length)
     assert count <= max(0, len(code) - 1)
     for index, (before, after) in enumerate(zip(code, changed, strict=True)):
         assert after[0] == before[0]
-        assert after[1] in (before[1], before[1] | BITS)
+        assert after[1] in (before[1], before[1] | BITS, before[1] & ~BITS)
         if after != before:
             low, following = before[0], code[index + 1][0]
             assert low & 0xFFF == following & 0xFFF == 0x223
             assert low >> 32 & 0xFF == following >> 32 & 0xFF != low >> 16 & 0xFF
-    assert burst(changed) == (changed, count)
+    assert burst(changed, length) == (changed, count)
     image = image_of(code)
-    again, _ = burst_promotion(image, "k")
+    again, _ = burst_promotion(image, "k", length)
     assert len(again) == len(image)
     text = image.index(b".text.k\0") + 8
     assert (again[:text], again[text + 16 * len(code) :]) == (image[:text], image[text + 16 * len(code) :])
+
+
+@given(st.lists(ENCODED, max_size=24), LENGTHS, LENGTHS)
+def test_the_last_length_decides(code: list[Word], first: int, length: int):
+    """Whatever bits a run had, those of its bursts are all that it has then."""
+    assert burst(burst(code, first)[0], length) == burst(code, length)
+
+
+@given(st.lists(st.builds(ffma, *[st.integers(0, 3)] * 2, st.just(9), st.integers(0, 3)), max_size=24), LENGTHS)
+def test_no_burst_is_longer(code: list[Word], length: int):
+    changed, count = burst(code, length)
+    texts = "".join("x" if high & BITS == BITS else "." for _, high in changed)
+    assert max(map(len, texts.split("."))) < length
+    assert count == texts.count("x")
 
 
 def run(code: Sequence[Word], start: int) -> list[int]:
@@ -153,10 +197,12 @@ def run(code: Sequence[Word], start: int) -> list[int]:
 SHORT = st.one_of(st.builds(ffma, *[st.integers(0, 3)] * 4), st.builds(mov, st.integers(0, 3)))
 
 
-@given(st.lists(SHORT, max_size=16), st.integers(0, 15))
-def test_values_are_the_same_from_wherever_a_run_is_entered(code: list[Word], start: int):
+@given(st.lists(SHORT, max_size=16), st.integers(0, 15), LENGTHS, LENGTHS)
+def test_values_are_the_same_from_wherever_a_run_is_entered(code: list[Word], start: int, first: int, length: int):
     """A model of the operand cache that keeps a value for as long as nobody drops it."""
-    assert run(burst(code)[0], start) == run(code, start)
+    changed = burst(code, first)[0]
+    assert run(changed, start) == run(code, start)
+    assert run(burst(changed, length)[0], start) == run(code, start)
 
 
 def test_the_model_of_the_cache_sees_what_is_kept_wrongly():
@@ -183,7 +229,7 @@ GOOD = image_of([ffma(1, 2, 9, 1), ffma(3, 4, 9, 3)])
 )
 def test_damaged_images_are_refused(image: bytes, entry: str, what: str):
     with pytest.raises(CompileError, match=what) as caught:
-        burst_promotion(image, entry)
+        burst_promotion(image, entry, 4)
     assert caught.value.where == entry
     assert None not in (caught.value.got, caught.value.need, caught.value.fix)
 
@@ -194,14 +240,14 @@ def test_damage_never_raises_anything_else(data: st.DataObject):
     for index in data.draw(st.lists(st.integers(0, len(GOOD) - 1), max_size=6)):
         image[index] = data.draw(st.integers(0, 255))
     with suppress(CompileError):
-        burst_promotion(bytes(image[: data.draw(st.integers(0, len(GOOD)))]), "k")
+        burst_promotion(bytes(image[: data.draw(st.integers(0, len(GOOD)))]), "k", 4)
 
 
 @cache
 def compiled(schedule: Schedule) -> tuple[str, bytes]:
     """The kernel's name, and what ptxas makes of it."""
     artifact = compiler.build(spec_of(576, 7168), TARGET, schedule)
-    assert isinstance(artifact.cubin_pass, PromotionBurstPass)
+    assert artifact.cubin_pass == PromotionBurstPass(schedule.promotion_burst)
     return artifact.name, nvrtc.compile_cuda(artifact.source, artifact.name, TARGET, want_ptx=False).cubin
 
 
@@ -217,18 +263,26 @@ def repeats(word: Word, following: Word) -> bool:
     return low & 0xFFFF == after & 0xFFFF == 0x7223 and after >> 32 & 0xFF == b != low >> 16 & 0xFF
 
 
+def places_in_runs(code: Sequence[Word]) -> list[int]:
+    """Of each word its place in its run, 1 for the first; 0 outside, and for a run's last."""
+    places = [0]
+    for pair in pairwise(code):
+        places.append(places[-1] + 1 if repeats(*pair) else 0)
+    return [*places[1:], 0]
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 def test_compiled_kernels(schedule: Schedule):
-    """Only FFMAs change; of every run all but the last have both bits."""
-    name, before = compiled(schedule)
-    after, count = burst_promotion(before, name)
-    changed = words(after)
+    """Only FFMAs change; of every run all but the last of each burst have both bits."""
+    (name, before), length = compiled(schedule), schedule.promotion_burst
+    after, count = burst_promotion(before, name, length)
+    changed, places = words(after), places_in_runs(words(before))
     assert (len(after), after[len(changed) * 16 :]) == (len(before), before[len(changed) * 16 :])
-    runs = [repeats(*pair) for pair in pairwise(words(before))]
-    assert count == sum(runs)
-    for in_run, (low, high), (low_after, high_after) in zip([*runs, False], words(before), changed, strict=True):
-        assert (low_after, high_after) == (low, high | BITS if in_run else high)
-    assert burst_promotion(after, name) == (after, count)
+    assert count == sum(place % length > 0 for place in places)
+    for place, (low, high), (low_after, high_after) in zip(places, words(before), changed, strict=True):
+        bits = high | BITS if place % length else high & ~BITS
+        assert (low_after, high_after) == (low, bits if place else high)
+    assert burst_promotion(after, name, length) == (after, count)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
@@ -238,7 +292,7 @@ def test_ptxas_still_emits_runs(schedule: Schedule):
     A ptxas that orders promotion otherwise would make the pass useless without making anything wrong; then this fails.
     """
     name, cubin = compiled(schedule)
-    _, count = burst_promotion(cubin, name)
+    _, count = burst_promotion(cubin, name, WHOLE)
     ffmas = sum(low & 0xFFFF == 0x7223 for low, _ in words(cubin))
     assert ffmas >= schedule.tile[1] // 2, "a step of promotion"
     whole = 128 % schedule.tile[1] == 0
@@ -246,16 +300,31 @@ def test_ptxas_still_emits_runs(schedule: Schedule):
 
 
 @pytest.mark.skipif(find_nvdisasm() is None, reason="no nvdisasm: the encoding was not read back")
-def test_the_disassembler_reads_it_so():
+@pytest.mark.parametrize(("length", "changes"), [(WHOLE, {True}), (3, {True, False})])
+def test_the_disassembler_reads_it_so(length: int, changes: set[bool]):
+    """Of an instruction whose text changes, source B is kept, or is not any more."""
     name, before = compiled(OVERLAPPED)
-    after, count = burst_promotion(before, name)
+    after, _ = burst_promotion(before, name, length)
     texts = [disassemble(image, name).splitlines() for image in (before, after)]
     different = [pair for pair in zip(*texts, strict=True) if pair[0] != pair[1]]
-    assert 0 < len(different) <= count
+    assert 0 < len(different) <= sum(place > 0 for place in places_in_runs(words(before)))
+    assert {keeps_b(new) for _, new in different} == changes
     for old, new in different:
-        scale = new.split(",")[2].strip()
-        assert scale.endswith(".reuse")
-        assert new.replace(scale, scale.removesuffix(".reuse")).split() == old.split()
+        assert keeps_b(old) != keeps_b(new)
+        assert dropped(old).split() == dropped(new).split()
+
+
+def keeps_b(text: str) -> bool:
+    return source_b(text).endswith(".reuse")
+
+
+def dropped(text: str) -> str:
+    """An instruction that does not keep source B."""
+    return text.replace(source_b(text), source_b(text).removesuffix(".reuse"))
+
+
+def source_b(text: str) -> str:
+    return text.split(",")[2].strip()
 
 
 def binary_of(cache: Cache, **hints: Any) -> Binary:
@@ -265,19 +334,20 @@ def binary_of(cache: Cache, **hints: Any) -> Binary:
 
 
 def test_a_plan_changes_the_cubin_and_nothing_else():
-    new, old = binary_of(Cache(None)), binary_of(Cache(None), promotion_burst=False)
+    new, old = binary_of(Cache(None)), binary_of(Cache(None), promotion_burst=0)
     assert new.promotion_burst > 0 == old.promotion_burst
     assert (new.source, new.ptx, new.launch, new.resources) == (old.source, old.ptx, old.launch, old.resources)
     assert new.key != old.key
-    assert burst_promotion(old.cubin, old.launch.entry) == (new.cubin, new.promotion_burst)
+    assert burst_promotion(old.cubin, old.launch.entry, WHOLE) == (new.cubin, new.promotion_burst)
 
 
 def test_equal_sources_with_and_without_have_entries_of_their_own(tmp_path: Path):
-    """The key of a cubin says whether it was changed, and by which version."""
+    """The key of a cubin says whether it was changed, by which version, and how long bursts are."""
     cache = Cache(tmp_path)
-    found = [binary_of(cache), binary_of(cache, promotion_burst=False), binary_of(cache, promotion_burst=True)]
-    assert found[0].key == found[2].key != found[1].key
-    assert cache.info().cubins == 2
+    found = [binary_of(cache), *(binary_of(cache, promotion_burst=length) for length in (0, WHOLE, 4))]
+    assert found[0] == found[2]
+    assert len({one.key for one in found}) == 3
+    assert cache.info().cubins == 3
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gemmgen.backends.sm90.sass.VERSION", 1000)
         patch.setattr("gemmgen.plan.code_fingerprint", lambda: "another version")
@@ -297,8 +367,8 @@ def test_files_and_tables_say_it(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (path,) = (tmp_path / "out").glob("*.json")
     manifest = json.loads(path.read_text())
     cubin = (path.parent / manifest["files"]["cubin"]).read_bytes()
-    assert manifest["schedule"]["promotion_burst"] is True
-    assert burst_promotion(cubin, manifest["entry"]) == (cubin, manifest["promotion_burst"])
+    assert manifest["schedule"]["promotion_burst"] == WHOLE
+    assert burst_promotion(cubin, manifest["entry"], WHOLE) == (cubin, manifest["promotion_burst"])
     assert manifest["promotion_burst"] > 0
     with pytest.raises(SystemExit):
         main(["inspect", str(spec), *dims, "--stage", "resources", "--json"])

@@ -6,24 +6,17 @@ Mutants are one change to generated CUDA; the emulator must report something or 
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
-from sm100_cases import Case, case, operands_of, sizes_of
+import sm90_cases
+from sm90_cases import NUM_SMS, Kernel, emulated
+from sm100_cases import Case, case, sizes_of
 
-from gemmgen import compiler
-from gemmgen.emulator import Report
-from gemmgen.emulator.plan import emulate_plan
-from gemmgen.reference import TOLERANCE, relative_difference
-from gemmgen.runtime import nvrtc
+from gemmgen.reference import TOLERANCE
 from gemmgen.spec.model import Warps
 from gemmgen.verification import SCHEDULES
-
-TARGET = "sm_90a"
-NUM_SMS = 2
-"""SMs that the emulated grids are made for: so few that a CTA goes from tile to tile."""
 
 CASES: dict[str, Case] = {
     "tiles": case(300, 72, 400, tile=(64, 64, 128), stages=3),
@@ -43,45 +36,18 @@ CASES: dict[str, Case] = {
 """Tails in M, N and K; blocks that end within a tile; ten steps that three or four CTAs share."""
 
 
-def hinted(found: Case, ahead: bool) -> Case:
-    """The case with the hint."""
-    return replace(found, spec=replace(found.spec, schedule=replace(found.spec.schedule, scales_ahead=ahead)))
-
-
 @cache
-def built(name: str, ahead: bool) -> compiler.Artifact:
-    spec = hinted(CASES[name], ahead).spec
-    (only,) = compiler.plan(spec, TARGET)
-    assert only.schedule.scales_ahead == ahead
-    return compiler.build(spec, TARGET, only.schedule)
-
-
-@cache
-def ptx_of(source: str, name: str) -> str:
-    ptx = nvrtc.compile_cuda(source, name, TARGET).ptx
-    assert ptx is not None
-    return ptx
-
-
-def emulated(
-    name: str, ahead: bool, schedule: str, source: str | None = None, seed: int = 0
-) -> tuple[Report, np.ndarray, float]:
-    """Launch a kernel, or a mutant of it; returns the report, D, and its difference from the FP32 reference."""
-    found, artifact = CASES[name], built(name, ahead)
-    text = source or artifact.source
-    operands, expected = operands_of(found, seed)
-    report = emulate_plan(
-        artifact.launch, ptx_of(text, artifact.name), operands, sizes_of(found), num_sms=NUM_SMS, seed=seed,
-        schedule=schedule, source=text,
-    )  # fmt: skip
-    return report, operands["d"], relative_difference(operands["d"].astype(np.float32), expected)
+def built(name: str, ahead: bool) -> Kernel:
+    found = sm90_cases.kernel(CASES[name], scales_ahead=ahead)
+    assert found.artifact.schedule.scales_ahead == ahead
+    return found
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_values_with_and_without(name: str):
     """The scales are the same, and so is every bit of D."""
     for schedule in SCHEDULES:
-        found = [emulated(name, ahead, schedule) for ahead in (True, False)]
+        found = [emulated(built(name, ahead), schedule) for ahead in (True, False)]
         for report, _, difference in found:
             assert report.ok, str(report)
             assert difference < TOLERANCE
@@ -90,37 +56,24 @@ def test_values_with_and_without(name: str):
 
 def test_a_ring_of_two_stages_wraps():
     """What the cases rely on: a CTA of the first makes five tiles, which is two turns of the ring and one stage."""
-    module = built("tiles", True).result.module
+    module = built("tiles", True).artifact.result.module
     rows, cols, _ = sizes_of(CASES["tiles"])
     tiles = -(-rows // 64) * -(-cols // 64)
     assert tiles // NUM_SMS == 5
-    assert "advance<2>" in built("tiles", True).source
+    assert "advance<2>" in SOURCE
     assert {area.name: area.stages for area in module.attr("areas")}["sb"] == 2
 
 
-SOURCE = built("tiles", True).source
-
-
-def changed(old: str, new: str, nth: int = 0) -> str:
-    """The source with the ``nth`` ``old`` replaced."""
-    parts = SOURCE.split(old)
-    assert len(parts) > nth + 1, f"{old!r} does not occur {nth + 1} times"
-    return old.join(parts[: nth + 1]) + new + old.join(parts[nth + 1 :])
-
-
-def dropped(start: str, nth: int = 0) -> str:
-    """The source without the ``nth`` line that starts so."""
-    rows = SOURCE.splitlines(keepends=True)
-    index = [index for index, row in enumerate(rows) if row.strip().startswith(start)][nth]
-    return "".join(rows[:index] + rows[index + 1 :])
-
+SOURCE = built("tiles", True).artifact.source
+changed, dropped = partial(sm90_cases.changed, source=SOURCE), partial(sm90_cases.dropped, source=SOURCE)
 
 MUTANTS: dict[str, str] = {
     "no wait for the scales": dropped("mbarrier_wait(runs_full"),
     "a wait for the other phase": changed("runs.phase);", "runs.phase ^ 1);"),
     "copies into a stage in use": dropped("mbarrier_wait(runs_empty"),
-    "a stage never released": dropped("if (lane == 0) mbarrier_arrive(runs_empty"),
-    "a stage released by every lane": changed("if (lane == 0) mbarrier_arrive(runs_", "mbarrier_arrive(runs_"),
+    "a stage never released": dropped("mbarrier_arrive(runs_empty"),
+    "a stage released by one lane": changed("mbarrier_arrive(runs_", "if (lane == 0) mbarrier_arrive(runs_"),
+    "operands released by every lane": changed("if (lane == 0) mbarrier_arrive(empty", "mbarrier_arrive(empty"),
     "the reader's stage stays": dropped("runs.advance<2>();"),
     "the copies' stage stays": dropped("runs_1.advance<2>();"),
     "steps not counted": dropped("++runs.step;"),
@@ -137,9 +90,4 @@ MUTANTS: dict[str, str] = {
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_caught(mutant: str):
-    assert MUTANTS[mutant] != SOURCE
-    for schedule in SCHEDULES:
-        report, _, difference = emulated("tiles", True, schedule, MUTANTS[mutant])
-        if not report.ok or not difference < TOLERANCE:
-            return
-    pytest.fail(f"nothing was found in: {mutant}")
+    assert sm90_cases.caught(built("tiles", True), MUTANTS[mutant])

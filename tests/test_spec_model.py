@@ -100,6 +100,8 @@ schedule:
   promotion_overlap: auto
   scales_ahead: auto
   promotion_burst: auto
+  lookahead: auto
+  unroll: auto
   epilogue_overlap: auto
 targets: [sm_90a, sm_100a, sm_103a]
 """

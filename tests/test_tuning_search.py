@@ -10,6 +10,8 @@ import pytest
 from tuning_fakes import TARGET, FakeDevice, K, N, details
 
 from gemmgen import compiler
+from gemmgen.backends.sm90 import levers
+from gemmgen.backends.sm90.operands import FP8
 from gemmgen.errors import DriverError, SpecError, TargetError, TuningError
 from gemmgen.schedule import Schedule
 from gemmgen.spec import load_spec
@@ -60,13 +62,13 @@ def test_overlap_is_a_lever_and_follows_the_tile() -> None:
     overlapped = space.priced(space.served().schedule.replace(
         tile=(128, 128, 128), stages=5, cluster=(1, 1), split_k=1, swap_ab=False, math_warpgroups=2,
         producer_registers=40, math_registers=232, scales_ahead=True, promotion_overlap=True,
-        promotion_burst=True)).schedule  # fmt: skip
+        promotion_burst=8, lookahead=False, unroll=0)).schedule  # fmt: skip
     found = [candidate.schedule for candidate in space.neighbours(overlapped)]
-    assert overlapped.replace(promotion_overlap=False, promotion_burst=False) in found
-    assert overlapped.replace(promotion_burst=False) in found
-    assert all(
-        s.promotion_burst == s.promotion_overlap for s in found if s != overlapped.replace(promotion_burst=False)
-    )
+    assert overlapped.replace(promotion_overlap=False, promotion_burst=4, lookahead=True, unroll=4) in found
+    bursts = {overlapped.replace(promotion_burst=length) for length in (0, 4, 256)}
+    assert bursts <= set(found)
+    assert all(s.promotion_burst == levers.bursts(s, None, FP8) for s in found if s not in bursts)
+    assert all((s.lookahead, s.unroll) == (False, 0) for s in found if s.promotion_overlap)
     assert [s.promotion_overlap for s in found if s.tile == (256, 128, 128)] == [False]
     assert {s.promotion_overlap for s in found if s.tile == (128, 112, 128)} == {True}
     hinted = replace(SPEC, schedule=replace(SPEC.schedule, promotion_overlap=True))
@@ -75,13 +77,32 @@ def test_overlap_is_a_lever_and_follows_the_tile() -> None:
     assert (256, 128, 128) not in {s.tile for s in found}
 
 
+def test_steps_that_do_not_overlap_look_ahead_and_are_unrolled_by_the_way() -> None:
+    """Levers of their own, and decided anew for every tile, without a hint."""
+    space = Space(SPEC, 4096, TARGET)
+    alone = space.served().schedule
+    assert (alone.promotion_overlap, alone.promotion_burst, alone.lookahead, alone.unroll) == (False, 4, True, 4)
+    found = [candidate.schedule for candidate in space.neighbours(alone)]
+    varied = [{"lookahead": False}, *({"unroll": steps} for steps in (0, 2, 8))]
+    varied += [{"promotion_burst": length} for length in (0, 8, 256)]
+    assert {alone.replace(**changes) for changes in varied} <= set(found)
+    narrower = next(s for s in found if s.tile == (128, 112, 128))
+    assert (narrower.promotion_overlap, narrower.promotion_burst, narrower.lookahead) == (True, 256, False)
+    assert narrower.unroll == 0
+    for hint, value in (("lookahead", False), ("unroll", 2), ("promotion_burst", 8)):
+        hinted = replace(SPEC, schedule=replace(SPEC.schedule, **{hint: value}, promotion_overlap=False, swap_ab=False))
+        start = alone.replace(**{hint: value})
+        found = [candidate.schedule for candidate in Space(hinted, 4096, TARGET).neighbours(start)]
+        assert {getattr(s, hint) for s in found} == {value}
+
+
 def test_scales_ahead_are_a_lever_and_follow_the_tile() -> None:
     """Decided anew for every neighbour, with the stages that they leave room for; a hint fixes them."""
     space = Space(SPEC, 4096, TARGET)
     ahead = space.priced(space.served().schedule.replace(
         tile=(128, 128, 128), stages=5, cluster=(1, 1), split_k=1, swap_ab=False, math_warpgroups=2,
         producer_registers=40, math_registers=232, scales_ahead=True, promotion_overlap=True,
-        promotion_burst=True)).schedule  # fmt: skip
+        promotion_burst=8, lookahead=False, unroll=0)).schedule  # fmt: skip
     found = [candidate.schedule for candidate in space.neighbours(ahead)]
     assert ahead.replace(scales_ahead=False) in found
     assert {s.scales_ahead for s in found if s.tile == (256, 128, 128)} == {True}

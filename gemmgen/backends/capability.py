@@ -33,8 +33,7 @@ class Capability:
         tensor_core_bits: fraction bits that an FP8 product sum keeps; promotion exists because of it.
         block_scaled_mma: the tensor core applies block scales itself.
         cta_pairs: two CTAs of a cluster can multiply together.
-        promotion_bursts: its instructions' scheduling bits are known, so that a cubin can be changed after ptxas.
-        scales_ahead: scales of blocks may come for all steps of a tile at once.
+        levers: fields of the schedule that mean something on this target and not on every other.
         tensor_memory: accumulators live in tensor memory, 128 lanes of ``tensor_memory_columns`` 32-bit words.
     """
 
@@ -54,8 +53,7 @@ class Capability:
     tensor_core_bits: int = 13
     block_scaled_mma: bool = False
     cta_pairs: bool = False
-    promotion_bursts: bool = False
-    scales_ahead: bool = False
+    levers: frozenset[str] = frozenset()
     tensor_memory: bool = False
 
     @property
@@ -64,11 +62,14 @@ class Capability:
         return TENSOR_MEMORY_COLUMNS if self.tensor_memory else 0
 
 
+HOPPER_LEVERS = frozenset({"promotion_overlap", "promotion_burst", "scales_ahead", "lookahead", "unroll"})
+"""They arrange promotion in the registers of the warps that multiply, and the FFMAs of a cubin whose bits are known."""
+
 _CAPABILITIES = {
     record.name: record
     for record in (
         Capability(
-            "sm_90a", "sm90", (9, 0), "H100, H200, H20", sms=132, promotion_bursts=True, scales_ahead=True,
+            "sm_90a", "sm90", (9, 0), "H100, H200, H20", sms=132, levers=HOPPER_LEVERS,
         ),
         Capability(
             "sm_100a", "sm100", (10, 0), "B200, GB200", sms=148, tensor_core_bits=25, block_scaled_mma=True,

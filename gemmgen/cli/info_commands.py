@@ -11,7 +11,9 @@ def targets_command(as_json: bool) -> None:
     from gemmgen.spec.support import supported_targets
 
     able = supported_targets()
-    records = [{**vars(record), "supported": record.name in able} for record in capabilities()]
+    records = [
+        {**vars(record), "levers": sorted(record.levers), "supported": record.name in able} for record in capabilities()
+    ]
     if as_json:
         print_json(records)
         return

@@ -21,6 +21,7 @@ _PTXAS_FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (
 _PTXAS_REGISTERS = re.compile(r"Used (\d+) registers")
 _PTXAS_SMEM = re.compile(r"(\d+) bytes smem")
 # ptxas reports lost performance (serialised wgmma, ignored setmaxnreg) as "info" with a message code, so both count.
+_PTXAS_SERIALIZED = re.compile(r"^ptxas.*wgmma\.mma_async instructions are serialized.*$", re.MULTILINE)
 _PTXAS_WARNING = re.compile(r"^ptxas (?:warning|info\s*: \(C\d+\)).*$", re.MULTILINE)
 _FRONTEND_WARNING = re.compile(r"^[^\s()]+\(\d+\): warning.*$", re.MULTILINE)
 _CONTEXT_LINES = 2
@@ -95,7 +96,8 @@ def compile_cuda(source: str, name: str, target: str, want_ptx: bool = True) -> 
         want_ptx: also return the PTX.
 
     Raises:
-        CompileError: NVRTC is missing or refused the source; the message shows the offending line and the log.
+        CompileError: NVRTC is missing or refused the source; the message shows the offending line and the log. Or ptxas
+            does not let products run by themselves.
     """
     nvrtc = _nvrtc()
     file = f"{_SOURCE_FOLDER}{name}.cu"
@@ -111,9 +113,21 @@ def compile_cuda(source: str, name: str, target: str, want_ptx: bool = True) -> 
         if failed:
             line = _failing_line(log, ptx)
             raise _compile_error(source, f"{name}.cu", target, line, log or str(status))
+        _refuse_serialized(log, name)
         return Compiled(_read(nvrtc, program, "CUBIN"), ptx, log, parse_resources(log, name), compile_ms)
     finally:
         nvrtc.nvrtcDestroyProgram(program)
+
+
+def _refuse_serialized(log: str, name: str) -> None:
+    """Raise CompileError if ptxas waits for every product because code touches sums that are under way.
+
+    Such a kernel is slow, and may be wrong: one that the compiler had unrolled copied sums before they were complete.
+    """
+    if found := _PTXAS_SERIALIZED.search(log):
+        raise CompileError("ptxas finds code that touches sums which wgmma still writes", where=name, got=found[0],
+                           need="products that run by themselves until they are waited for",
+                           fix="leave schedule.promotion_overlap auto, or report it with NVRTC's version")  # fmt: skip
 
 
 def parse_resources(log: str, name: str) -> Resources:

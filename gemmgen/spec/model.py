@@ -152,8 +152,16 @@ class ScheduleHints(SpecPart):
     scales_ahead: bool | None = entry(
         auto(Flag()), "copy the scales of blocks for all steps of a tile at once, on Hopper", default=None
     )
-    promotion_burst: bool | None = entry(
-        auto(Flag()), "issue a row's promotion without a pause while it overlaps, on Hopper", default=None
+    promotion_burst: int | None = entry(
+        auto(Integer(0, 256)), "multiply-adds of promotion that a warp issues in a row, on Hopper", default=None
+    )
+    lookahead: bool | None = entry(
+        auto(Flag()), "look for the next step's operands before a step is promoted, on Hopper", default=None
+    )
+    unroll: int | None = entry(
+        auto(Integer(0, 16)),
+        "steps of K in a row in the code of the multiplying loop, on Hopper; 0 leaves it to the compiler",
+        default=None,
     )
     epilogue_overlap: bool | None = entry(auto(Flag()), "store a tile while the next one is multiplied", default=None)
 

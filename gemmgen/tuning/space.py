@@ -17,12 +17,18 @@ from gemmgen.spec.model import GemmSpec, ScheduleHints
 CLUSTERS = ((1, 1), (1, 2), (2, 1))
 COLUMN_STEPS = (8, 16, 32)
 RASTER_GROUPS = (1, 4, 8, 16, 32)
+UNROLLED = (0, 2, 4, 8)
+BURSTS = (0, 4, 8, 256)
 WARPGROUPS = (1, 2)
 DECIDED_FIELDS = (
     "stages", "producer_registers", "math_registers", "scales_ahead", "promotion_overlap", "promotion_burst",
-    "accumulators",
+    "lookahead", "unroll", "accumulators",
 )  # fmt: skip
 """What the heuristics decide again when a schedule is varied, unless the variation or a hint says it."""
+
+
+FOLLOWING_FIELDS = ("stages", "scales_ahead", "promotion_overlap", "promotion_burst", "lookahead", "unroll")
+"""Those of them for which there are hints."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ class Space:
         """The schedule with some fields changed, and what depends on them decided again."""
         changed = schedule.replace(**changes)
         hints = replace(pinned(self.spec.schedule, changed), registers=self.spec.schedule.registers)
-        for name in ("stages", "scales_ahead", "promotion_overlap", "promotion_burst"):
+        for name in FOLLOWING_FIELDS:
             if not _hinted(self.spec.schedule, name) and name not in changes:
                 hints = replace(hints, **{name: None})
         [found, *_] = self._ranked(hints)
@@ -127,7 +133,9 @@ def _variations(schedule: Schedule) -> Iterator[dict[str, Any]]:
         yield from ({"cluster": cluster} for cluster in CLUSTERS)
     yield {"scales_ahead": not schedule.scales_ahead}
     yield {"promotion_overlap": not schedule.promotion_overlap}
-    yield {"promotion_burst": not schedule.promotion_burst}
+    yield from ({"promotion_burst": length} for length in BURSTS)
+    yield {"lookahead": not schedule.lookahead}
+    yield from ({"unroll": steps} for steps in UNROLLED)
     yield from ({"stages": stages} for stages in (schedule.stages - 1, schedule.stages // 2))
     yield from ({"raster_group": group} for group in RASTER_GROUPS)
     yield {"raster_along": "n" if schedule.raster_along == "m" else "m"}

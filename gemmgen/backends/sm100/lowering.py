@@ -111,7 +111,7 @@ class Lowering(hopper.Lowering):
         super()._set_up()
         self.ir.add(TmemAddressOp, area="tmem_address", result=self.tmem)
 
-    def _finish(self) -> None:
+    def _finish(self, warps: int) -> None:
         """Everybody is done with tensor memory when all threads have met again."""
         self.ir.add(FenceOp, side="before")
         self.ir.add(SyncOp, scope="cluster" if self.cluster > 1 else "cta")

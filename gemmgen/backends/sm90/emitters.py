@@ -139,6 +139,7 @@ def _per_cluster(index: str, cluster: int) -> str:
 @emits(ops.KLoopOp, TARGET)
 def _k_loop(op: ops.KLoopOp, module: Module) -> Emission:
     fields = {"k0": op.body.args[0].name, "extent": dim(op.extent), "step": op.step, "stride": op.step * op.run,
+              "unrolled": [op.unroll] if op.unroll else [],
               "note": "steps of K" if op.run == 1 else "all steps of K at once"}  # fmt: skip
     if op.parts == 1:
         return Emission("k_loop", fields)
@@ -179,7 +180,15 @@ def _k_blocks(op: ops.KLoopOp | ops.KOverlapOp) -> str:
 def _wait(op: ops.WaitOp, module: Module) -> Emission:
     parity = f"{op.cursor.name}.phase ^ 1" if op.flip else f"{op.cursor.name}.phase"
     note = "until every reader has released the stage" if op.flip else "until the stage is loaded"
+    if op.unless is not None:
+        text = f"if (!{op.unless.name}) mbarrier_wait({barrier(op.barriers, op.cursor)}, {parity});"
+        return statement(text, note, "mbarrier_wait")
     return statement(f"mbarrier_wait({barrier(op.barriers, op.cursor)}, {parity});", note, "mbarrier_wait")
+
+
+@emits(ops.LoadedOp, TARGET)
+def _loaded(op: ops.LoadedOp, module: Module) -> Emission:
+    return statement(f"bool {op.result.name} = false;", "whether the step to come was seen to be loaded")
 
 
 @emits(ops.ExpectOp, TARGET)
@@ -209,12 +218,18 @@ def tma_load(op: ops.TmaLoadOp, module: Module, load: str) -> Emission:
     if op.multicast == 1:
         fields |= {"rows": op.rows, "row_bytes": op.row_bytes, "load": load}
         return Emission("tma_load_slabs", fields, helpers(load))
-    rows = op.rows // op.multicast
+    rows = op.share_rows
     fields |= {
-        "share_bytes": rows * op.row_bytes, "share_rows": rows, "ctas": op.multicast,
-        "mask": f"0x{(1 << op.multicast) - 1:x}",
+        "share_bytes": rows * op.row_bytes, "share_rows": rows, "ctas": op.multicast, "mask": _all_of(op.multicast),
     }  # fmt: skip
+    if op.leader:
+        return Emission("tma_load_leader", fields, helpers("tma_load_multicast"))
     return Emission("tma_load_multicast", fields, helpers("tma_load_multicast"))
+
+
+def _all_of(ctas: int) -> str:
+    """The mask of a cluster's CTAs."""
+    return f"0x{(1 << ctas) - 1:x}"
 
 
 def module_map(module: Module, name: str) -> ops.TensorMap:
@@ -226,8 +241,11 @@ def module_map(module: Module, name: str) -> ops.TensorMap:
 def _tma_load_scales(op: ops.TmaLoadScalesOp, module: Module) -> Emission:
     address, to = stage_address(op.area, op.cursor), barrier(op.barriers, op.cursor)
     row, col = _block_index(op.row.name, op.block[0]), _block_index(op.col.name, op.block[1])
-    text = f"tma_load({address}, &{op.map.name}, {to}, {row}, {col});"
-    return statement(text, f"{op.count} scales of one block of K; the map runs along rows first", "tma_load")
+    note = f"{op.count} scales of one block of K; the map runs along rows first"
+    if op.multicast > 1:
+        text = f"tma_load_multicast({address}, &{op.map.name}, {to}, {row}, {col}, {_all_of(op.multicast)});"
+        return statement(f"if (rank == 0) {text}", f"{note}; for all CTAs", "tma_load_multicast")
+    return statement(f"tma_load({address}, &{op.map.name}, {to}, {row}, {col});", note, "tma_load")
 
 
 @emits(ops.CopyScalesOp, TARGET)
@@ -257,6 +275,11 @@ def _copy_arrive(op: ops.CopyArriveOp, module: Module) -> Emission:
 @emits(ops.ReleaseOp, TARGET)
 def _release(op: ops.ReleaseOp, module: Module) -> Emission:
     to = barrier(op.barriers, op.cursor)
+    if op.lanes and op.cluster == 1:
+        return statement(f"mbarrier_arrive({to});", "this lane has read the stage", "mbarrier_arrive")
+    if op.lanes:
+        used = helpers("mbarrier_arrive", "mbarrier_arrive_cluster")
+        return Emission("release_lanes", {"barrier": to, "ctas": op.cluster}, used)
     if op.cluster == 1:
         return Emission("release", {"barrier": to}, helpers("mbarrier_arrive"))
     return Emission("release_cluster", {"barrier": to, "ctas": op.cluster}, helpers("mbarrier_arrive_cluster"))

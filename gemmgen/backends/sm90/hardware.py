@@ -57,9 +57,12 @@ def full_arrivals(bulk: bool, lanes: int) -> int:
     return int(bulk) + lanes
 
 
-def empty_arrivals(math_warps: int, cluster: int) -> int:
-    """Arrivals per phase of an "empty" barrier: one per multiplying warp of every CTA that shares the stage."""
-    return math_warps * cluster
+def warp_arrivals(cluster: int, lanes: bool) -> int:
+    """Arrivals at an "empty" barrier, per phase, of one warp in each of ``cluster`` CTAs.
+
+    With ``lanes`` every lane arrives at its own CTA's barrier; elsewhere one lane arrives for its warp.
+    """
+    return (WARP_THREADS if lanes else 1) + cluster - 1
 
 
 def launch_registers(threads: int) -> int:

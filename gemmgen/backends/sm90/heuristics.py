@@ -6,12 +6,13 @@ steps of K at ``step`` µs, and ``tile`` µs per round that nothing hides. The n
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from gemmgen.backends.capability import Capability
 from gemmgen.backends.m_ranges import MRanges
 from gemmgen.backends.model import Prediction, Rounds
 from gemmgen.backends.sm90 import hardware as hw
+from gemmgen.backends.sm90 import levers
 from gemmgen.backends.sm90.costs import (
     BYTES_PER_US,
     CLUSTER_FILL,
@@ -23,16 +24,13 @@ from gemmgen.backends.sm90.costs import (
     Costs,
     CostTables,
 )
+from gemmgen.backends.sm90.operands import FP8, STEP_BYTES, Operands, rows_and_columns
 from gemmgen.errors import ScheduleError
 from gemmgen.frontend import scales_per_tile
 from gemmgen.passes.pipelining import RUN_STAGES, round_up
 from gemmgen.schedule import Schedule
 from gemmgen.spec.model import GemmSpec, ScheduleHints
-from gemmgen.spec.vocabulary import DTYPES, rows_contiguous
 
-STEP_BYTES = hw.SWIZZLE_BYTES
-"""A step of K is one swizzle span of every operand: 128 elements of FP8, 64 of 16 bits."""
-SCALE_BLOCK = 128
 M_RANGES = MRanges(
     (8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192), large=12288
 )
@@ -51,65 +49,12 @@ slower by 2 to 5 %, unless there is room for the next one's CTAs beside theirs."
 PDL_UNEVEN_UP_TO_US = 12.0
 """The same for launches that memory bounds and that leave SMs idle: CTAs that start early take the idle SMs, wherever
 they are, and then share what their part of the chip can load (48×5120×12288: 23 instead of 20 µs)."""
-OVERLAP_FROM_COLUMNS = 16
-"""With 8 columns a step's promotion is four FMAs, and ptxas lets the next product wait for them."""
-
-SCALE_STEPS = 512
-"""Steps of K whose block scales may be copied ahead: 2 KB per block and stage, 65,536 elements of K."""
-
-STAGES_HELD = 2
-"""Stages that overlapped steps hold at once: a ring of fewer would wait for itself."""
-
 SWAPPED_ALWAYS = 64
 """Up to this M tokens lie on wgmma's N side: a 64-row tile of tokens would be mostly empty."""
 SWAPPED_UP_TO = 256
 NARROW_FROM, NARROW_UP_TO = 32, 512
 """M above which 64 rows of A are not mostly padding, and up to which such small tiles are worth pricing."""
 SWAPPED_COLUMNS = (8, 16, 24, 32, 48, 64, 96)
-
-
-@dataclass(frozen=True)
-class Operands:
-    """What schedules depend on in the operands.
-
-    Attributes:
-        item_bytes: bytes of an element of A and B; those of one byte have scales and are promoted.
-        a_rows_contiguous: A has M contiguous instead of K.
-        b_rows_contiguous: B has N contiguous instead of K.
-        promoted: partial sums are added up by the CUDA cores.
-        scaled_by_step: promotion multiplies by scales of its step, one per row; else scales wait for the whole sum.
-        blocks: scales of blocks of rows come with the steps of K.
-        steps: steps of K; 0 if K is not known.
-    """
-
-    item_bytes: int = 1
-    a_rows_contiguous: bool = False
-    b_rows_contiguous: bool = False
-    promoted: bool = True
-    scaled_by_step: bool = True
-    blocks: bool = True
-    steps: int = 0
-
-    @classmethod
-    def of(cls, spec: GemmSpec) -> Operands:
-        """The operands of a spec."""
-        layout = spec.problem.layout
-        item_bytes = DTYPES[spec.operands.a.dtype].bits // 8
-        promoted = spec.accumulate.promote_every is not None
-        scale = spec.operands.a.scale
-        by_step = promoted and scale is not None and isinstance(scale.block[1], int)
-        scales = [side.scale.block for side in (spec.operands.a, spec.operands.b) if side.scale is not None]
-        blocks = any(isinstance(rows, int) and rows > 1 and isinstance(step, int) for rows, step in scales)
-        layouts = rows_contiguous(layout, "a"), rows_contiguous(layout, "b")
-        return cls(item_bytes, *layouts, promoted, by_step, blocks)
-
-    @property
-    def step_k(self) -> int:
-        """Elements of K in a step."""
-        return STEP_BYTES // self.item_bytes
-
-
-FP8 = Operands()
 
 
 def plan(spec: GemmSpec, target: Capability, scale_copy: str = "bulk") -> list[tuple[int, int | None, Schedule]]:
@@ -164,9 +109,18 @@ def ranked(
     useful = [(p, s) for p, s in found if s.split_k == 1 or (s.split_k <= steps and p.rounds.count == 1)]
     useful = [(p, s) for p, s in useful if not _stored_by_threads(n) or s.tile[:2] != MULTICAST_TILE]
     best_first = sorted(useful or found, key=preference)
-    if hints.pdl is not None:
-        return best_first
-    return [(p, s.replace(pdl=starts_early(p, s, target))) for p, s in best_first]
+    return [(p, with_time(p, s, hints, target, operands)) for p, s in best_first]
+
+
+def with_time(
+    predicted: Prediction, schedule: Schedule, hints: ScheduleHints, target: Capability, operands: Operands
+) -> Schedule:
+    """The schedule with what depends on the problem's size."""
+    return schedule.replace(
+        pdl=starts_early(predicted, schedule, target) if hints.pdl is None else hints.pdl,
+        unroll=levers.unrolled(schedule, hints.unroll, operands, predicted.total_us),
+        raster_along=levers.raster_along(schedule, hints.raster.along, predicted.rounds.tiles),
+    )
 
 
 def starts_early(predicted: Prediction, schedule: Schedule, target: Capability) -> bool:
@@ -332,97 +286,27 @@ def _allows(hints: ScheduleHints, schedule: Schedule) -> bool:
     return all(value is None or getattr(schedule, name) == value for name, value in wanted.items())
 
 
+def _alone(hints: ScheduleHints) -> bool:
+    """Whether hints ask for what only steps that do not overlap can do, and leave that open."""
+    return hints.promotion_overlap is None and bool(hints.lookahead or hints.unroll)
+
+
 def _with_hints(schedule: Schedule, hints: ScheduleHints, target: Capability, operands: Operands) -> Schedule:
     changes = {
         "raster_group": hints.raster.group, "raster_along": hints.raster.along, "pdl": hints.pdl,
         "producer_registers": hints.registers.producer, "math_registers": hints.registers.math,
     }  # fmt: skip
     changed = schedule.replace(**{name: value for name, value in changes.items() if value is not None})
-    changed = changed.replace(scales_ahead=_scales_ahead(changed, hints.scales_ahead, operands))
+    changed = changed.replace(scales_ahead=levers.scales_ahead(changed, hints.scales_ahead, operands))
     changed = changed.replace(stages=hints.stages or most_stages(changed, target, operands.steps))
-    changed = changed.replace(promotion_overlap=_overlaps(changed, hints.promotion_overlap, operands))
-    return _checked(changed.replace(promotion_burst=_bursts(changed, hints.promotion_burst, operands)), operands)
-
-
-def _scales_ahead(schedule: Schedule, hint: bool | None, operands: Operands) -> bool:
-    """Whether block scales are copied for all steps of a tile at once: as the hint says, else wherever it pays.
-
-    Copied with every step they disturb the multiplying warps: cp.async goes through L1, whose memory wgmma reads.
-    """
-    fits = max(1, schedule.split_k) <= operands.steps <= SCALE_STEPS * schedule.split_k
-    may = operands.blocks and schedule.scale_copy == "bulk" and fits
-    if hint and not may:
-        got = f"row scales copied by {schedule.scale_copy}, {operands.steps} steps of K"
-        raise ScheduleError("scales cannot be copied ahead", where="schedule.scales_ahead",
-                            got=got if operands.blocks else "no scales of blocks",
-                            need="scales of blocks, beside row scales that the copy engine loads, and "
-                                 f"1 to {SCALE_STEPS} steps of K for every CTA",
-                            fix="leave scales_ahead auto")  # fmt: skip
-    return may and _pays_ahead(schedule) if hint is None else hint
-
-
-def _pays_ahead(schedule: Schedule) -> bool:
-    """Whether copying block scales ahead is faster: measured with two warpgroups and at most half a block left over."""
-    halves = schedule.tile[1] % (SCALE_BLOCK // 2) == 0
-    return schedule.math_warpgroups > 1 and not schedule.swap_ab and schedule.split_k == 1 and halves
-
-
-def _overlaps(schedule: Schedule, hint: bool | None, operands: Operands) -> bool:
-    """Whether promotion overlaps with products: where the hint says so, else wherever it may."""
-    if hint and not _can_overlap(schedule, operands):
-        got = (
-            f"{schedule.math_warpgroups} warpgroups for {rows_and_columns(schedule)[0]} rows, {schedule.stages} stages"
-        )
-        raise ScheduleError("promotion cannot overlap", where="schedule.promotion_overlap",
-                            got=got if operands.promoted else "no promotion",
-                            need=f"promotion, {hw.WGMMA_ROWS} rows per math warpgroup, {STAGES_HELD} stages or more",
-                            fix="leave promotion_overlap auto")  # fmt: skip
-    return may_overlap(schedule, operands) if hint is None else hint
-
-
-def may_overlap(schedule: Schedule, operands: Operands = FP8) -> bool:
-    """Whether promotion overlaps with products unless a hint forbids it: it pays wherever two partial sums fit."""
-    columns = rows_and_columns(schedule)[1]
-    scales = 2 * hw.column_scale_registers(columns) if schedule.swap_ab else 0
-    need = 3 * hw.accumulator_registers(columns) + scales + hw.OTHER_REGISTERS
-    fits = need <= _math_registers(schedule)
-    return _can_overlap(schedule, operands) and columns >= OVERLAP_FROM_COLUMNS and fits
-
-
-def _bursts(schedule: Schedule, hint: bool | None, operands: Operands) -> bool:
-    """Whether promotion comes in bursts: where the hint says so, else wherever it may."""
-    if hint and not may_burst(schedule, operands):
-        got = "swap_ab: columns have scales of their own" if schedule.swap_ab else "steps without scales of their own"
-        raise ScheduleError("promotion cannot burst", where="schedule.promotion_burst",
-                            got=got if schedule.promotion_overlap else "promotion that overlaps with nothing",
-                            need="promotion_overlap, a scale per row and step, and rows of D on wgmma's M side",
-                            fix="leave promotion_burst auto: it is on wherever it may be")  # fmt: skip
-    return may_burst(schedule, operands) if hint is None else hint
-
-
-def may_burst(schedule: Schedule, operands: Operands = FP8) -> bool:
-    """Whether promotion comes in bursts unless a hint forbids it.
-
-    Measured, they save time beside products, and cost it where nothing overlaps (668 to 703 µs). With swapped operands
-    a scale is a column's, of which a thread has two elements, and two instructions are no burst.
-    """
-    return schedule.promotion_overlap and operands.scaled_by_step and not schedule.swap_ab
-
-
-def _can_overlap(schedule: Schedule, operands: Operands) -> bool:
-    """Whether there is promotion, one fragment of the tile per warpgroup, and a stage for each of the two steps."""
-    one_fragment = rows_and_columns(schedule)[0] == hw.WGMMA_ROWS * schedule.math_warpgroups
-    return operands.promoted and one_fragment and schedule.stages >= STAGES_HELD
-
-
-def _math_registers(schedule: Schedule) -> int:
-    """Registers that a multiplying thread has."""
-    return schedule.math_registers or hw.launch_registers(_threads(schedule))
-
-
-def _threads(schedule: Schedule) -> int:
-    loading = hw.GROUP_THREADS if schedule.math_registers else 2 * hw.WARP_THREADS
-    return schedule.math_warpgroups * hw.GROUP_THREADS + loading
+    overlap = False if _alone(hints) else hints.promotion_overlap
+    changed = changed.replace(promotion_overlap=levers.overlaps(changed, overlap, operands))
+    changed = changed.replace(
+        promotion_burst=levers.bursts(changed, hints.promotion_burst, operands),
+        lookahead=levers.looks_ahead(changed, hints.lookahead, operands),
+        unroll=levers.unrolled(changed, hints.unroll, operands, 0.0),
+    )
+    return _checked(changed, operands)
 
 
 def _from_tile(hints: ScheduleHints, target: Capability, scale_copy: str, operands: Operands) -> Schedule:
@@ -448,9 +332,9 @@ def _checked(schedule: Schedule, operands: Operands) -> Schedule:
     rows, columns = rows_and_columns(schedule)
     groups = schedule.math_warpgroups
     hw.check_mma_tile(rows, columns, groups)
-    threads = _threads(schedule)
+    threads = levers.threads(schedule)
     partials = int(operands.promoted) + int(schedule.promotion_overlap)
-    hw.check_registers(rows, columns, groups, partials, _math_registers(schedule))
+    hw.check_registers(rows, columns, groups, partials, levers.math_registers(schedule))
     if schedule.math_registers or schedule.producer_registers:
         hw.check_setmaxnreg([schedule.math_registers] * groups + [schedule.producer_registers], threads)
         hw.check_register_trade(schedule.math_registers, schedule.producer_registers, threads)
@@ -509,18 +393,12 @@ def ring_scales(schedule: Schedule) -> list[tuple[int, int]]:
 
 def _blocks(schedule: Schedule) -> int:
     """Scales of B's blocks that a tile touches."""
-    return scales_per_tile(schedule.tile[1], SCALE_BLOCK)
+    return scales_per_tile(schedule.tile[1], levers.SCALE_BLOCK)
 
 
 def _item_bytes(schedule: Schedule) -> int:
     """Bytes of an element of A and B."""
     return STEP_BYTES // schedule.tile[2]
-
-
-def rows_and_columns(schedule: Schedule) -> tuple[int, int]:
-    """The tile as wgmma sees it: its M side and its N side."""
-    m, n, _ = schedule.tile
-    return (n, m) if schedule.swap_ab else (m, n)
 
 
 def _ceil(value: int, step: int) -> int:

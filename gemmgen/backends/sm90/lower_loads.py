@@ -24,10 +24,16 @@ Fill = Callable[[Sequence[LoadT], "Handle", Value], None]
 
 
 class LoadLowering:
-    """Lowers the loads of one step of K for one role."""
+    """Lowers the loads of one step of K for one role.
 
-    def __init__(self, ir: Builder, ctx: Context) -> None:
-        self.ir, self.ctx = ir, ctx
+    Args:
+        ir: where to.
+        ctx: what the parts of the lowering share.
+        leader: the cluster's first CTA loads what all of it share; else each a part.
+    """
+
+    def __init__(self, ir: Builder, ctx: Context, *, leader: bool = False) -> None:
+        self.ir, self.ctx, self.leader = ir, ctx, leader
 
     def step(self, ops: Sequence[Op], cursors: Mapping[Value, Value], *, alone: bool) -> None:
         """Emit the step; ``alone``: the role does nothing else, so its warp needs no guard.
@@ -67,12 +73,13 @@ class LoadLowering:
         ir.add(WaitOp, barriers=to.empty, cursor=cursor, flip=True)
         total = sum(b.tile_bytes for b in to.ring.buffers if b.engine is Engine.BULK)
         ir.add(ExpectOp, barriers=to.full, cursor=cursor, transfer_bytes=total * to.ring.ctas)
+        shared = {op.row: op.multicast for op in ops if isinstance(op, AsyncLoadOp) and self.leader}
         for op in ops:
             with ir.at(op.origin):
                 if isinstance(op, AsyncLoadOp):
                     self._load_box(op, to, cursor)
                 else:
-                    self._load_scales(op, to, cursor)
+                    self._load_scales(op, to, cursor, shared.get(op.row, 1))
 
     def _load_box(self, op: AsyncLoadOp, to: Handle, cursor: Value) -> None:
         ctx, buffer = self.ctx, to.ring.buffer(op.buffer)
@@ -82,19 +89,21 @@ class LoadLowering:
         if rows % (hw.ATOM_ROWS * op.multicast):
             raise IRError("a multicast box is split into equal shares of whole swizzle atoms", got=f"{rows} rows "
                           f"over {op.multicast} CTAs", need=f"a multiple of {8 * op.multicast}")  # fmt: skip
-        tensor_map = ctx.map(op.source, (span // item, rows // op.multicast), f"{span}B")
+        leader = self.leader and op.multicast > 1
+        tensor_map = ctx.map(op.source, (span // item, rows if leader else rows // op.multicast), f"{span}B")
         self.ir.add(TmaLoadOp, map=tensor_map, barriers=to.full, cursor=cursor, row=op.row, col=op.col,
                     area=buffer.name, rows=rows, row_bytes=span, slabs=columns * item // span,
-                    multicast=op.multicast)  # fmt: skip
+                    multicast=op.multicast, leader=leader)  # fmt: skip
 
-    def _load_scales(self, op: AsyncLoadScalesOp, to: Handle, cursor: Value) -> None:
+    def _load_scales(self, op: AsyncLoadScalesOp, to: Handle, cursor: Value, multicast: int) -> None:
+        """``multicast``: CTAs that share the rows which the scales belong to."""
         ctx, buffer = self.ctx, to.ring.buffer(op.buffer)
         count = extents_of(buffer)[0]
         if op.block[0] != 1:
             raise IRError("the copy engine loads one scale per row", got=f"blocks of {op.block[0]} rows", need=1)
         tensor_map = ctx.map(op.source, (count, 1), "none", transposed=True)
         self.ir.add(TmaLoadScalesOp, map=tensor_map, barriers=to.full, cursor=cursor, row=op.row, col=op.col,
-                    area=buffer.name, count=count, block=op.block)  # fmt: skip
+                    area=buffer.name, count=count, block=op.block, multicast=multicast)  # fmt: skip
 
     def _lanes(self, ops: Sequence[AsyncLoadScalesOp], to: Handle, cursor: Value) -> None:
         """Wait for a free stage, start the copies, and arrive when they have landed."""
@@ -114,6 +123,11 @@ def copying_lanes(ring: RingOp) -> int:
     """Lanes that copy scales into a stage; each arrives at its barrier."""
     counts = [extents_of(buffer)[0] for buffer in ring.buffers if buffer.engine is Engine.LANES]
     return hw.copying_lanes([count * max(1, ring.steps) for count in counts])
+
+
+def copied_by_lanes(ring: RingOp) -> bool:
+    """Whether lanes copy a part of every stage."""
+    return any(buffer.engine is Engine.LANES for buffer in ring.buffers)
 
 
 def extents_of(buffer: Buffer) -> tuple[int, ...]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gemmgen.backends.sm90 import hardware as hw
+from gemmgen.backends.sm90.lower_loads import copied_by_lanes
 from gemmgen.backends.sm90.math_ops import (
     AddPartOp,
     BlockScalesOp,
@@ -13,6 +14,7 @@ from gemmgen.backends.sm90.math_ops import (
     DescriptorOp,
     GroupSyncOp,
     KeepOp,
+    PlaceOp,
     PromoteColumnsOp,
     PromoteRowsOp,
     ReduceStoreOp,
@@ -34,20 +36,30 @@ from gemmgen.backends.sm90.math_ops import (
     WritePartialOp,
     ZeroOp,
 )
-from gemmgen.backends.sm90.ops import AdvanceOp, CursorOp, KOverlapOp, ReleaseOp, RunStepOp, SyncOp, WaitOp
+from gemmgen.backends.sm90.ops import (
+    AdvanceOp,
+    CursorOp,
+    KOverlapOp,
+    LoadedOp,
+    LookAheadOp,
+    ReleaseOp,
+    RunStepOp,
+    SyncOp,
+    WaitOp,
+)
 from gemmgen.errors import IRError
 from gemmgen.ir import async_ops, tile_ops
 from gemmgen.ir.builder import Builder
 from gemmgen.ir.core import Op, Value
 from gemmgen.ir.rewrite import walk
 from gemmgen.ir.tile_ops import ForKOp, MapOp, MmaOp, PromoteOp, ReducePartsOp, extents, mem
-from gemmgen.ir.types import F32, I64, INDEX, Type, frag
+from gemmgen.ir.types import F32, I64, INDEX, U32, Type, frag
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from gemmgen.backends.sm90.lowering import Context, Handle
-    from gemmgen.ir.async_ops import RoleOp
+    from gemmgen.ir.async_ops import RingOp, RoleOp
 
 
 @dataclass(frozen=True)
@@ -99,6 +111,8 @@ class MathLowering:
         self.pieces: dict[Value, list[Value]] = {}
         self.partials: list[Value] = []
         self.descriptors: dict[tuple[str, int], Value] = {}
+        self.places: dict[tuple[str, int], Value] = {}
+        self.loaded: Value | None = None
         self.behind: Value | None = None
         self.reduction: ReducePartsOp | None = None
         self.stored_in_background = any(isinstance(op, async_ops.AsyncStoreOp) for op in walk(ctx.module))
@@ -117,6 +131,8 @@ class MathLowering:
         columns = next(extents(op.result)[1] for op in walk(role) if isinstance(op, PromoteOp))
         kind = frag(F32, hw.WGMMA_ROWS, columns)
         self.partials = [ir.add(ZeroOp, result=("part", kind)).result for _ in range(1 + ahead)]
+        if self.ctx.lookahead and not ahead:
+            self._look_from_the_start(role)
         if ahead:
             self.behind = ir.add(CursorOp, result=("behind", INDEX)).result
 
@@ -133,12 +149,29 @@ class MathLowering:
                                        result=(f"desc_{name}", I64))  # fmt: skip
                     self.descriptors[buffers[value], wave] = made.result
 
+    def _look_from_the_start(self, role: RoleOp) -> None:
+        """Where the first step's operands and row scales are: every step then looks for those of the next one."""
+        ir, waves = self.ir, max(wave for _, wave in self.descriptors) + 1
+        for (area, wave), base in self.descriptors.items():
+            made = ir.add(PlaceOp, base=base, area=area, result=(f"{area}_place", U32))
+            self.places[area, wave] = made.result
+        read = {op.result: op.buffer for op in walk(role) if isinstance(op, async_ops.ReadOp)}
+        for promote in (op for op in walk(role) if isinstance(op, PromoteOp)):
+            if promote.row_scale is None or "row_scale" not in self._scale_kinds(promote):
+                continue
+            area = read[promote.row_scale]
+            for wave in range(waves):
+                made = ir.add(PlaceOp, area=area, waves=waves, wave=wave, result=(f"{area}_place", U32))
+                self.places[area, wave] = made.result
+        self.loaded = ir.add(LoadedOp, result=("loaded", U32)).result
+
     def _operands(self, found: _Step, cursor: Value, waves: int) -> list[tuple[Value, Value]]:
         """The descriptors of a step's operands, by wave."""
 
         def here(area: str, wave: int, name: str) -> Value:
             base = self.descriptors[area, wave]
-            made = self.ir.add(StageDescriptorOp, base=base, cursor=cursor, area=area, result=(f"{name}_at", I64))
+            made = self.ir.add(StageDescriptorOp, base=base, cursor=cursor, place=self.places.get((area, wave)),
+                               area=area, result=(f"{name}_at", I64))  # fmt: skip
             return made.result
 
         a, b = (found.read[value] for value in (found.mma.a, found.mma.b))
@@ -187,11 +220,14 @@ class MathLowering:
     def end_loop(self, cursors: Mapping[Value, Value]) -> None:
         """After a tile's last step."""
         for ring, cursor in self._whole_tiles(cursors):
-            self.ir.add(ReleaseOp, barriers=ring.empty, cursor=cursor, cluster=ring.ring.cluster)
+            self.ir.add(ReleaseOp, barriers=ring.empty, cursor=cursor, **_released(ring.ring))
             self.ir.add(AdvanceOp, cursor=cursor, stages=ring.ring.stages)
 
     def step(self, ops: Sequence[Op], cursors: Mapping[Value, Value]) -> None:
-        """One step of K: wait, then per wave multiply, release after the last product, promote."""
+        """One step of K: wait, then per wave multiply, release after the last product, promote.
+
+        With look-ahead the cursors move on, and the next stage is looked at, before the last promotion.
+        """
         found = _Step.of(ops)
         mma, promote = found.mma, found.promote
         ir, ring = self.ir, self.ctx.operands
@@ -199,20 +235,24 @@ class MathLowering:
         waves = len(pieces)
         cursor = cursors[ring.ring.result]
         operands = self._operands(found, cursor, waves)
-        ir.add(WaitOp, barriers=ring.full, cursor=cursor, flip=False)
-        # Scales are read before the tensor core starts: afterwards its operand reads keep shared memory busy.
-        scales = self._scales(promote, found.read, cursors, waves) if promote else [None] * waves
+        ir.add(WaitOp, barriers=ring.full, cursor=cursor, unless=self.loaded, flip=False)
+        blocks = self._block_scales(promote, found.read, cursors) if promote else None
         for wave, acc in enumerate(pieces):
             part = self.partials[0] if promote else acc
+            # Scales are read before the products start: during them wgmma's operand reads keep shared memory busy.
+            scales = self._scales(promote, found.read, cursor, blocks, (waves, wave)) if promote else None
             with ir.at(mma.origin):
                 self._multiply(found, cursor, part, operands[wave], (waves, wave))
             with ir.at(promote.origin if promote else mma.origin):
                 ir.add(WgmmaWaitOp, values=[part], pending=0)
                 if wave == waves - 1:
-                    ir.add(ReleaseOp, barriers=ring.empty, cursor=cursor, cluster=ring.ring.cluster)
+                    ir.add(ReleaseOp, barriers=ring.empty, cursor=cursor, **_released(ring.ring))
+                    self._advance(cursors)
+                    if self.loaded is not None:
+                        ir.add(LookAheadOp, barriers=ring.full, moved=cursor, loaded=self.loaded,
+                               places=list(self.places.values()))  # fmt: skip
                 if promote:
-                    self._promote(promote, acc, part, scales[wave])
-        self._advance(cursors)
+                    self._promote(promote, acc, part, scales)
         self.pieces[found.result] = pieces
 
     def _advance(self, cursors: Mapping[Value, Value]) -> None:
@@ -243,7 +283,8 @@ class MathLowering:
             (operands,) = self._operands(found, cursor, 1)
             ir.add(WaitOp, barriers=ring.full, cursor=cursor, flip=False)
             # Before the products start, as in a step that does not overlap.
-            (scales,) = self._scales(promote, found.read, cursors, 1)
+            blocks = self._block_scales(promote, found.read, cursors)
+            scales = self._scales(promote, found.read, cursor, blocks, (1, 0))
             for value, kept in zip(scales or (), start.args[1:], strict=True):
                 ir.add(KeepOp, value=value, kept=kept)
             self._multiply(found, cursor, start.args[0], operands, (1, 0))
@@ -251,7 +292,7 @@ class MathLowering:
         with ir.at(promote.origin), ir.region(**{f"done_{name}": kind for name, kind in kinds.items()}) as finish:
             part, *kept = finish.args
             ir.add(WgmmaWaitOlderOp, values=[part])
-            ir.add(ReleaseOp, barriers=ring.empty, cursor=behind, cluster=ring.ring.cluster)
+            ir.add(ReleaseOp, barriers=ring.empty, cursor=behind, **_released(ring.ring))
             self._promote(promote, pieces[0], part, (kept[0], kept[1]) if kept else None)
             ir.add(AdvanceOp, cursor=behind, stages=ring.ring.stages)
         ir.add(KOverlapOp, partials=self.partials, extent=loop.extent, step=loop.step, parts=loop.parts,
@@ -271,30 +312,34 @@ class MathLowering:
             row_bytes=k_bytes, waves=at[0], wave=at[1], accumulate=mma.acc is not None, **_spans(mma),
         )  # fmt: skip
 
-    def _scales(
-        self, op: PromoteOp, read: dict[Value, str], cursors: Mapping[Value, Value], waves: int
-    ) -> Sequence[tuple[Value, Value] | None]:
-        """This thread's (row, column) scales of each wave; None where a sum is promoted as it is."""
+    def _block_scales(self, op: PromoteOp, read: dict[Value, str], cursors: Mapping[Value, Value]) -> Value | None:
+        """The scales of the tile's blocks in this step; None where a sum is promoted as it is."""
         if op.row_scale is None or op.col_scale is None:
-            return [None] * waves
-        ir, kinds = self.ir, self._scale_kinds(op)
-        cursor = cursors[self.ctx.operands.ring.result]
+            return None
+        kinds = self._scale_kinds(op)
+        area = read[op.col_scale if "row_scale" in kinds else op.row_scale]
+        ring = self.ctx.ring_of(area).ring
+        with self.ir.at(op.origin):
+            found = self.ir.add(BlockScalesOp, cursor=cursors[ring.result], area=area, run=ring.steps,
+                                result=("block_scale", kinds["block_scale"]))  # fmt: skip
+        return found.result
+
+    def _scales(
+        self, op: PromoteOp, read: dict[Value, str], cursor: Value, blocks: Value | None, at: tuple[int, int]
+    ) -> tuple[Value, Value] | None:
+        """This thread's (row, column) scales of a wave; ``at``: of how many waves, and which."""
+        if blocks is None or op.row_scale is None or op.col_scale is None:
+            return None
+        ir, kinds, (waves, wave) = self.ir, self._scale_kinds(op), at
         with ir.at(op.origin):
             if "row_scale" in kinds:
-                block = self._block_scales(read[op.col_scale], cursors, kinds["block_scale"])
-                rows = [ir.add(RowScalesOp, cursor=cursor, area=read[op.row_scale], waves=waves, wave=wave,
-                               result=("row_scale", kinds["row_scale"])).result for wave in range(waves)]  # fmt: skip
-                return [(row, block) for row in rows]
-            block = self._block_scales(read[op.row_scale], cursors, kinds["block_scale"])
+                area = read[op.row_scale]
+                rows = ir.add(RowScalesOp, cursor=cursor, place=self.places.get((area, wave)), area=area, waves=waves,
+                              wave=wave, result=("row_scale", kinds["row_scale"]))  # fmt: skip
+                return rows.result, blocks
             column = ir.add(ColumnScalesOp, cursor=cursor, area=read[op.col_scale],
-                            result=("col_scale", kinds["col_scale"])).result  # fmt: skip
-            return [(block, column)] * waves
-
-    def _block_scales(self, area: str, cursors: Mapping[Value, Value], kind: Type) -> Value:
-        ring = self.ctx.ring_of(area).ring
-        found = self.ir.add(BlockScalesOp, cursor=cursors[ring.result], area=area, run=ring.steps,
-                            result=("block_scale", kind))  # fmt: skip
-        return found.result
+                            result=("col_scale", kinds["col_scale"]))  # fmt: skip
+            return blocks, column.result
 
     def _scale_kinds(self, op: PromoteOp) -> dict[str, Type]:
         """This thread's scales of a wave, rows' before columns', by what they are: one per row or column, or per block.
@@ -395,6 +440,11 @@ class MathLowering:
             ReduceStoreOp, area=found.exchange.name, tile=shape[::-1] if op.transposed else shape,
             pitch=extents(found.exchange)[1], parts=found.parts, threads=self.ctx.math_warps * hw.WARP_THREADS, **place,
         )  # fmt: skip
+
+
+def _released(ring: RingOp) -> dict[str, Any]:
+    """To whom a stage of the ring is released, and by whom."""
+    return {"cluster": ring.cluster, "lanes": copied_by_lanes(ring)}
 
 
 def _item_bytes(mma: MmaOp) -> int:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import sympy
 
 from gemmgen.backends.sm90 import hardware as hw
-from gemmgen.backends.sm90.lower_loads import LoadLowering, copying_lanes
+from gemmgen.backends.sm90.lower_loads import LoadLowering, copied_by_lanes, copying_lanes
 from gemmgen.backends.sm90.lower_math import MathLowering
 from gemmgen.backends.sm90.ops import (
     AdvanceOp,
@@ -64,19 +64,22 @@ class LowerSm90Pass(Pass):
     """Translate an async-level module into Hopper's instructions.
 
     Before: rings and staging tiles have offsets (``shared-memory-allocation``); roles are optional. Without roles,
-    ``warpgroups`` warpgroups do everything, loads included.
+    ``warpgroups`` warpgroups do everything, loads included. ``lookahead`` and ``unroll`` are for loops over K that
+    multiply and do not overlap.
     After: a target-level module of ``sm90.*`` ops whose arguments are the kernel's parameters.
     """
 
     warpgroups: int = 1
     pdl: bool = False
+    lookahead: bool = False
+    unroll: int = 0
 
     name: ClassVar[str] = "lower-sm90"
     levels: ClassVar[frozenset[Level]] = frozenset({Level.ASYNC})
 
     def apply(self, module: Module) -> Module:
         """The module at the target level."""
-        return Lowering(module, self.warpgroups, self.pdl).run()
+        return Lowering(module, self.warpgroups, self.pdl, self.lookahead, self.unroll).run()
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,8 @@ class Context:
         rings: its rings in shared memory; the first one holds the operands. On Hopper a second one may hold the scales
             of all steps of a tile.
         math_warps: warps that multiply.
+        stagings: its staging tiles.
+        lookahead: multiplying warps look for the next step's operands before they promote a step.
         args: the kernel's parameters by name.
         maps: the tensor maps among them.
     """
@@ -110,6 +115,7 @@ class Context:
     rings: dict[Value, Handle]
     math_warps: int
     stagings: dict[Value, StagingOp]
+    lookahead: bool = False
     args: dict[str, Value] = field(default_factory=dict)
     maps: list[TensorMap] = field(default_factory=list)
 
@@ -151,21 +157,23 @@ class Lowering:
         module: an async-level module.
         warpgroups: warpgroups of a CTA without roles.
         pdl: the launch overlaps with its neighbours.
+        lookahead: the multiplying warps look for the next step's operands before they promote a step.
+        unroll: steps of K in a row in the code of a loop that multiplies; 0 leaves it to the compiler.
     """
 
     MAX_RINGS: ClassVar[int] = 2
 
-    def __init__(self, module: Module, warpgroups: int, pdl: bool) -> None:
+    def __init__(self, module: Module, warpgroups: int, pdl: bool, lookahead: bool = False, unroll: int = 0) -> None:
         rings = [op for op in module.body.ops if isinstance(op, RingOp) and not op.in_tensor_memory]
         if not 1 <= len(rings) <= self.MAX_RINGS or rings[0].offset < 0:
             raise IRError("lowering needs one ring that has its place", where=f"module @{module.name}",
                           got=f"{len(rings)} rings", fix="run pipelining and shared-memory-allocation")  # fmt: skip
-        self.warpgroups, self.pdl = warpgroups, pdl
+        self.warpgroups, self.pdl, self.unroll = warpgroups, pdl, unroll
         self.ir = Builder(NameSupply(_kept_names(module)))
         self.roles = [op for op in module.body.ops if isinstance(op, RoleOp)] or [self._only_role(module)]
         self.ctx = Context(
             module, {op.result: self._handle(op, first=op is rings[0]) for op in rings}, self.roles[0].warps,
-            {op.result: op for op in module.body.ops if isinstance(op, StagingOp)},
+            {op.result: op for op in module.body.ops if isinstance(op, StagingOp)}, lookahead,
         )  # fmt: skip
         self.tiles = next(op for op in walk(module) if isinstance(op, ForTilesOp))
         self.inside = _movable_axes(module)
@@ -190,7 +198,7 @@ class Lowering:
                 first += sum(role.warps for role in group)
         ir.add(DispatchOp, body=branches.region)
         self._meet(first)
-        self._finish()
+        self._finish(first)
         return self._module(first * hw.WARP_THREADS)
 
     def _barriers(self) -> list[Value]:
@@ -211,7 +219,7 @@ class Lowering:
 
     def _empty_arrivals(self, ring: RingOp) -> int:
         """How often a stage is released."""
-        return hw.empty_arrivals(self.ctx.math_warps, ring.cluster)
+        return self.ctx.math_warps * hw.warp_arrivals(ring.cluster, copied_by_lanes(ring))
 
     def _set_up(self) -> None:
         """Between the barriers' initialisation and the roles: all threads meet."""
@@ -226,10 +234,20 @@ class Lowering:
             self.ir.add(SyncOp, scope="cluster")
         self.ir.add(WarpsOp, label="meet", first=self.ctx.math_warps, count=others, body=body.region)
 
-    def _finish(self) -> None:
-        """After the roles: no CTA ends while another may reach its shared memory."""
-        if self.cluster > 1:
+    def _finish(self, warps: int) -> None:
+        """After the roles: no CTA ends while another may reach its shared memory.
+
+        The multiplying warps see to that; the others end when they are done, for a warp that waits at a cluster's
+        barrier polls it.
+        """
+        if self.cluster == 1:
+            return
+        if warps == self.ctx.math_warps:
             self.ir.add(SyncOp, scope="cluster")
+            return
+        with self.ir.region() as body:
+            self.ir.add(SyncOp, scope="cluster")
+        self.ir.add(WarpsOp, label="end", first=0, count=self.ctx.math_warps, body=body.region)
 
     def _only_role(self, module: Module) -> RoleOp:
         """The whole module as one role, when warps are not specialised."""
@@ -318,7 +336,7 @@ class Lowering:
         if loop.ahead:
             self._overlapped(loop, cursors, math)
             return
-        loads = LoadLowering(self.ir, self.ctx)
+        loads = LoadLowering(self.ir, self.ctx, leader=True)
         if math and any(isinstance(op, CommitOp) and self.ctx.rings[op.ring].ring.steps for op in loop.body.ops):
             raise IRError("scales of all steps of a tile are loaded by a role of their own",
                           got="one role that loads and multiplies", need="roles",
@@ -335,8 +353,8 @@ class Lowering:
             else:
                 for ring, cursor in cursors.items():
                     self.ir.add(AdvanceOp, cursor=cursor, stages=self.ctx.rings[ring].ring.stages)
-        run = 1 if math else self._run(cursors)
-        self.ir.add(KLoopOp, extent=loop.extent, step=loop.step, parts=loop.parts, run=run,
+        run, unroll = (1, self.unroll) if math else (self._run(cursors), 0)
+        self.ir.add(KLoopOp, extent=loop.extent, step=loop.step, parts=loop.parts, run=run, unroll=unroll,
                     body=Region(loop.body.args[:1], body.region.ops))  # fmt: skip
         if math:
             math.end_loop(cursors)
@@ -408,4 +426,4 @@ def _symbols(kind: MemType) -> set[sympy.Symbol]:
 
 def lowering_pass(schedule: Schedule) -> LowerSm90Pass:
     """The lowering for a schedule."""
-    return LowerSm90Pass(schedule.math_warpgroups, schedule.pdl)
+    return LowerSm90Pass(schedule.math_warpgroups, schedule.pdl, schedule.lookahead, schedule.unroll)

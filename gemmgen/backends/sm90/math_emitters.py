@@ -8,9 +8,11 @@ from typing import Any
 from gemmgen.backends.sm90 import hardware as hw
 from gemmgen.backends.sm90 import math_ops as ops
 from gemmgen.backends.sm90.emitters import TARGET, statement, wgmma_helper, wgmma_suffix
-from gemmgen.backends.sm90.names import dim, offset, stage_address, stage_bytes, wave_index, wave_rows
+from gemmgen.backends.sm90.names import barrier, dim, offset, stage_address, stage_bytes, wave_index, wave_rows
+from gemmgen.backends.sm90.ops import LookAheadOp
 from gemmgen.emit.emission import Emission, Helper, emits, helpers
 from gemmgen.ir.core import Module, Value
+from gemmgen.ir.rewrite import walk
 from gemmgen.ir.tile_ops import extents, mem
 from gemmgen.ir.types import SCALAR_BITS
 
@@ -64,8 +66,37 @@ def _descriptor(op: ops.DescriptorOp, module: Module) -> Emission:
     return Emission("statement", {"text": text, "note": f"{note}, in stage 0"}, (helper,))
 
 
+@emits(ops.PlaceOp, TARGET)
+def _place(op: ops.PlaceOp, module: Module) -> Emission:
+    what = "this operand" if op.base is not None else "this thread's row scales"
+    return statement(f"uint32_t {op.result.name} = {_first_place(op)};", f"{what} in the step to come")
+
+
+def _first_place(op: ops.PlaceOp) -> str:
+    """What a place is in stage 0."""
+    if op.base is not None:
+        return f"uint32_t({op.base.name})"
+    return f"smem + {offset(op.area)} + 4 * ({wave_rows(op.waves, op.wave)} + row)"
+
+
+@emits(LookAheadOp, TARGET)
+def _look_ahead(op: LookAheadOp, module: Module) -> Emission:
+    made = {found.result: found for found in walk(module) if isinstance(found, ops.PlaceOp)}
+    places = [
+        {"name": place.name, "first": _first_place(made[place]), "bytes": stage_bytes(made[place].area),
+         "shift": " >> 4" if made[place].base is not None else ""}
+        for place in op.places
+    ]  # fmt: skip
+    fields = {"places": places, "stage": f"{op.moved.name}.stage", "loaded": op.loaded.name,
+              "barrier": barrier(op.barriers, op.moved), "parity": f"{op.moved.name}.phase"}  # fmt: skip
+    return Emission("look_ahead", fields, helpers("mbarrier_test"))
+
+
 @emits(ops.StageDescriptorOp, TARGET)
 def _stage_descriptor(op: ops.StageDescriptorOp, module: Module) -> Emission:
+    if op.place is not None:
+        text = f"const uint64_t {op.result.name} = {op.base.name} >> 32 << 32 | {op.place.name};"
+        return statement(text, "in this stage, which the step before looked for")
     text = f"const uint64_t {op.result.name} = {op.base.name} + {op.cursor.name}.stage * ({stage_bytes(op.area)} >> 4);"
     return statement(text, "in this stage; it does not wait for the loads")
 
@@ -109,6 +140,9 @@ def _keep(op: ops.KeepOp, module: Module) -> Emission:
 
 @emits(ops.RowScalesOp, TARGET)
 def _row_scales(op: ops.RowScalesOp, module: Module) -> Emission:
+    if op.place is not None:
+        text = f"const float {op.result.name}[] = {{load_shared({op.place.name}), load_shared({op.place.name} + 32)}};"
+        return statement(text, f"this thread's two rows of {op.area}", "load_shared")
     fields = {"name": op.result.name, "address": stage_address(op.area, op.cursor),
               "rows": wave_rows(op.waves, op.wave), "area": op.area}  # fmt: skip
     return Emission("row_scales", fields, helpers("load_shared"))

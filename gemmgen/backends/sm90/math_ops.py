@@ -13,7 +13,7 @@ from gemmgen.backends.sm90 import hardware as hw
 from gemmgen.backends.sm90.ops import Sm90Op
 from gemmgen.ir.core import Effect, Value
 from gemmgen.ir.dims import Dim
-from gemmgen.ir.schema import attr, operand, operands, register_op, result
+from gemmgen.ir.schema import attr, operand, operands, optional_operand, register_op, result
 from gemmgen.ir.types import SCALAR_BITS
 
 
@@ -57,13 +57,35 @@ class DescriptorOp(Sm90Op):
 
 @register_op
 @dataclass(frozen=True)
+class PlaceOp(Sm90Op):
+    """Where something of area ``area`` is in the stage of the step to come, at first in stage 0.
+
+    That is the low word of descriptor ``base``, or else the address of this thread's row scales of a wave.
+    ``sm90.look_ahead`` moves it from stage to stage.
+    """
+
+    NAME: ClassVar[str] = "sm90.place"
+
+    base: Value | None = optional_operand()
+    area: str = attr()
+    waves: int = attr(default=0)
+    wave: int = attr(default=0)
+    result: Value = result()
+
+
+@register_op
+@dataclass(frozen=True)
 class StageDescriptorOp(Sm90Op):
-    """A descriptor of area ``area`` moved to the cursor's stage, before a wait: it does not need what is loaded."""
+    """A descriptor of area ``area`` moved to the cursor's stage, before a wait: it does not need what is loaded.
+
+    With ``place`` that has been worked out in the step before.
+    """
 
     NAME: ClassVar[str] = "sm90.stage_descriptor"
 
     base: Value = operand()
     cursor: Value = operand()
+    place: Value | None = optional_operand()
     area: str = attr()
     result: Value = result()
 
@@ -145,12 +167,16 @@ class KeepOp(Sm90Op):
 @register_op
 @dataclass(frozen=True)
 class RowScalesOp(Sm90Op):
-    """This thread's two row scales of the wave, from the cursor's stage; one scale per row."""
+    """This thread's two row scales of the wave, from the cursor's stage; one scale per row.
+
+    With ``place`` their address has been worked out in the step before.
+    """
 
     NAME: ClassVar[str] = "sm90.row_scales"
     EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_SMEM})
 
     cursor: Value = operand()
+    place: Value | None = optional_operand()
     area: str = attr()
     waves: int = attr()
     wave: int = attr()

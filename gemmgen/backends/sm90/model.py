@@ -142,10 +142,10 @@ def traffic(program: Program, schedule: Schedule, predicted: Prediction, k: int,
     ``gathered_bytes``: what ops of the target's own load in a step.
     """
     loads = [op for _, op in program.all(TmaLoadOp)]
-    scales = gathered_bytes + sum(landing_bytes(op) for _, op in program.all(TmaLoadScalesOp))
-    scales += sum(op.count * hw.SCALE_BYTES for _, op in program.all(CopyScalesOp))
-    landing = sum(landing_bytes(op) for op in loads) + scales
-    read = sum(landing_bytes(op) // op.multicast for op in loads) + scales
+    row_scales = [op for _, op in program.all(TmaLoadScalesOp)]
+    scales = gathered_bytes + sum(op.count * hw.SCALE_BYTES for _, op in program.all(CopyScalesOp))
+    landing = sum(landing_bytes(op) for op in (*loads, *row_scales)) + scales
+    read = sum(landing_bytes(op) // op.multicast for op in (*loads, *row_scales)) + scales
     rounds, flight = predicted.rounds, landing * schedule.stages
     steps = -(-k // schedule.tile[2])
     return Traffic(

@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from gemmgen.backends.sm90 import hardware as hw
 from gemmgen.errors import IRError
 from gemmgen.ir.attributes import register_record
 from gemmgen.ir.core import Effect, Level, Op, Region, Value
 from gemmgen.ir.dims import Dim
-from gemmgen.ir.schema import attr, operand, operands, region, register_op, result
+from gemmgen.ir.schema import attr, operand, operands, optional_operand, region, register_op, result
 
 TARGET = frozenset({Level.TARGET})
 
@@ -223,6 +224,30 @@ class RunStepOp(Sm90Op):
 
 @register_op
 @dataclass(frozen=True)
+class LoadedOp(Sm90Op):
+    """Whether the stage of the step to come has been seen to be loaded; nothing has been seen yet."""
+
+    NAME: ClassVar[str] = "sm90.loaded"
+
+    result: Value = result()
+
+
+@register_op
+@dataclass(frozen=True)
+class LookAheadOp(Sm90Op):
+    """Point ``places`` at the stage that cursor ``moved`` has moved to; see whether it is loaded, without waiting."""
+
+    NAME: ClassVar[str] = "sm90.look_ahead"
+    EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_BARRIER})
+
+    barriers: Value = operand()
+    moved: Value = operand()
+    loaded: Value = operand()
+    places: tuple[Value, ...] = operands()
+
+
+@register_op
+@dataclass(frozen=True)
 class TileLoopOp(Sm90Op):
     """The output tiles of this CTA; see ``tile.for_tiles`` for what the attributes mean.
 
@@ -249,7 +274,10 @@ class TileLoopOp(Sm90Op):
 @register_op
 @dataclass(frozen=True)
 class KLoopOp(Sm90Op):
-    """The steps of K, ``run`` of them at a time; with ``parts`` > 1 those of this CTA's part."""
+    """The steps of K, ``run`` of them at a time; with ``parts`` > 1 those of this CTA's part.
+
+    ``unroll`` steps follow each other in the code; 0 leaves it to the compiler.
+    """
 
     NAME: ClassVar[str] = "sm90.k_loop"
     EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.CONTROL})
@@ -258,6 +286,7 @@ class KLoopOp(Sm90Op):
     step: int = attr()
     parts: int = attr()
     run: int = attr(default=1)
+    unroll: int = attr(default=0)
     body: Region = region()
 
 
@@ -296,13 +325,17 @@ class KOverlapOp(Sm90Op):
 @register_op
 @dataclass(frozen=True)
 class WaitOp(Sm90Op):
-    """Wait for the cursor's phase of a barrier to end; ``flip`` waits for the phase before it (a free stage)."""
+    """Wait for the cursor's phase of a barrier to end; ``flip`` waits for the phase before it (a free stage).
+
+    ``unless``: what ``sm90.look_ahead`` saw in the step before; a phase that had ended then is not waited for.
+    """
 
     NAME: ClassVar[str] = "sm90.wait"
     EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_BARRIER})
 
     barriers: Value = operand()
     cursor: Value = operand()
+    unless: Value | None = optional_operand()
     flip: bool = attr()
 
 
@@ -325,7 +358,8 @@ class TmaLoadOp(Sm90Op):
     """Load ``rows`` rows into area ``area`` of the cursor's stage; zeros arrive where they lie outside of the operand.
 
     Rows wider than a swizzle span are loaded as ``slabs`` boxes of ``row_bytes`` per row, one behind the other.
-    ``multicast`` > 1: this CTA loads its share of the rows and writes it to all CTAs.
+    ``multicast`` > 1: this CTA loads its share of the rows and writes it to all CTAs of the cluster; with ``leader``
+    the first CTA loads them all.
     """
 
     NAME: ClassVar[str] = "sm90.tma_load"
@@ -340,13 +374,22 @@ class TmaLoadOp(Sm90Op):
     rows: int = attr()
     row_bytes: int = attr()
     multicast: int = attr(default=1)
+    leader: bool = attr(default=False)
     slabs: int = attr(default=1)
+
+    @property
+    def share_rows(self) -> int:
+        """Rows that one CTA loads."""
+        return self.rows if self.leader else self.rows // self.multicast
 
 
 @register_op
 @dataclass(frozen=True)
 class TmaLoadScalesOp(Sm90Op):
-    """Load the scales of ``count`` rows from ``row`` on, for the block of columns that holds ``col``, into ``area``."""
+    """Load the scales of ``count`` rows from ``row`` on, for the block of columns that holds ``col``, into ``area``.
+
+    ``multicast`` > 1: the first CTA does so for all CTAs of the cluster.
+    """
 
     NAME: ClassVar[str] = "sm90.tma_load_scales"
     EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.READS_GMEM, Effect.WRITES_SMEM})
@@ -359,6 +402,7 @@ class TmaLoadScalesOp(Sm90Op):
     area: str = attr()
     count: int = attr()
     block: tuple[int, ...] = attr()
+    multicast: int = attr(default=1)
 
 
 @register_op
@@ -403,7 +447,11 @@ class CopyArriveOp(Sm90Op):
 @register_op
 @dataclass(frozen=True)
 class ReleaseOp(Sm90Op):
-    """Each warp arrives once at the barrier of every one of ``cluster`` CTAs."""
+    """Each warp arrives at the barrier of every one of ``cluster`` CTAs, once.
+
+    With ``lanes`` every lane arrives at its own CTA's, for itself, because ordinary copies fill the stage anew:
+    compute-sanitizer's racecheck does not follow other lanes' reads through ``__syncwarp`` and one lane's arrival.
+    """
 
     NAME: ClassVar[str] = "sm90.release"
     EFFECTS: ClassVar[frozenset[Effect]] = frozenset({Effect.WRITES_BARRIER})
@@ -411,3 +459,9 @@ class ReleaseOp(Sm90Op):
     barriers: Value = operand()
     cursor: Value = operand()
     cluster: int = attr()
+    lanes: bool = attr(default=False)
+
+    @property
+    def arrivals(self) -> int:
+        """How often a warp's releases arrive at one of the barriers."""
+        return hw.warp_arrivals(self.cluster, self.lanes)

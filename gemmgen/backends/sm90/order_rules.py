@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from gemmgen.backends.sm90 import hardware as hw
 from gemmgen.backends.sm90 import math_ops
+from gemmgen.backends.sm90.lookahead_rules import check_lookahead
 from gemmgen.backends.sm90.ops import (
     AdvanceOp,
     BarriersOp,
@@ -54,6 +55,7 @@ def check_order(program: Program) -> None:
         step.run(op.body, frozenset((barriers, False) for barriers in held_for_tile(site)))
         step.end(op)
     check_places(program)
+    check_lookahead(program)
     for site, op in program.all(KOverlapOp):
         check_overlap(program, filled_by, op, held_for_tile(site))
     for site, op in program.all(TileLoopOp):
@@ -115,12 +117,14 @@ def _check_arrivals(program: Program, declared: BarriersOp, others: int, *, shar
     for site, op in program.all(ExpectOp, CopyArriveOp, ReleaseOp):
         if op.barriers != value:
             continue
+        if isinstance(op, ReleaseOp) and op.lanes and site.elect:
+            fail(op, "every lane of a warp releases", got="one thread", need="sm90.warps without elect")
         if isinstance(op, ExpectOp):
             arrivals += site.threads
         elif isinstance(op, CopyArriveOp):
             arrivals += site.warps * op.lanes * ctas
         else:
-            arrivals += site.warps * op.cluster * ctas
+            arrivals += site.warps * op.arrivals * ctas
     if arrivals != declared.arrivals:
         fail(
             declared,

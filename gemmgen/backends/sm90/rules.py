@@ -181,13 +181,13 @@ def _check_tma_load(program: Program, site: Site, op: TmaLoadOp) -> None:
     _need_one_thread(site, op)
     if op.multicast not in (1, program.launch.cluster):
         fail(op, "a box is shared by the whole cluster", got=op.multicast, need=f"1 or {program.launch.cluster}")
-    rows, rest = divmod(op.rows, op.multicast)
+    rows, rest = op.share_rows, 0 if op.leader else op.rows % op.multicast
     if rest or inner != op.row_bytes or tensor_map.box[1] != rows or tensor_map.swizzle != f"{op.row_bytes}B":
         fail(
             op,
             "a load and its tensor map",
             got=f"a box of {tensor_map.box[1]} rows of {inner} bytes, swizzle {tensor_map.swizzle}",
-            need=f"{op.rows} rows of {op.row_bytes} bytes over {op.multicast} CTAs, swizzle {op.row_bytes}B",
+            need=f"{rows} of {op.rows} rows of {op.row_bytes} bytes, swizzle {op.row_bytes}B",
         )
     loaded = landing_bytes(op)
     if loaded != area.stage_bytes:
@@ -209,6 +209,10 @@ def _check_tma_load_scales(program: Program, site: Site, op: TmaLoadScalesOp) ->
     """One thread loads a row of scales, one per row of the operand, from a map whose innermost axis they are."""
     (tensor_map, inner), area = _map_of(program, op), program.area(op, op.area)
     _need_one_thread(site, op)
+    boxes = [load for _, load in program.all(TmaLoadOp) if (load.barriers, load.row) == (op.barriers, op.row)]
+    if op.multicast not in (1, *(load.multicast for load in boxes)):
+        fail(op, "scales are shared by CTAs that share their rows", got=op.multicast,
+             need=max((load.multicast for load in boxes), default=1))  # fmt: skip
     if tensor_map.box != (op.count, 1) or inner != landing_bytes(op) or not tensor_map.transposed:
         fail(
             op, "a load and its tensor map", got=f"a box of {list(tensor_map.box)}", need=f"[{op.count}, 1], transposed"

@@ -2,8 +2,9 @@
 
 Promotion adds ``part * scale`` to a row's sums, so that one register, the scale, is operand B of a run of FFMAs. ptxas
 lets every second one give way to other warps and read the scale again, from register banks that wgmma's accumulators
-share. Where promotion runs beside the next step's products, it is faster if a run keeps the scale in the operand
-cache and is not interrupted (docs/performance.md). No CUDA or PTX says that, so it is written into the instructions.
+share. It is faster, and takes less power, if several in a row keep the scale in the operand cache and are not
+interrupted; how many depends on how long other warps can wait (docs/performance.md). No CUDA or PTX says that, so it
+is written into the instructions.
 
 An instruction is 16 bytes, little-endian words ``low`` and ``high``. Nobody documents them; these are the fields used:
 
@@ -29,7 +30,7 @@ from itertools import pairwise
 
 from gemmgen.errors import CompileError
 
-VERSION = 1
+VERSION = 2
 """Part of the cache's keys: raise it when other bits are set."""
 ALWAYS_FFMA = 0x7223
 ZERO_REGISTER = 0xFF
@@ -47,24 +48,27 @@ _INSTRUCTION = struct.Struct("<QQ")
 
 @dataclass(frozen=True)
 class PromotionBurstPass:
-    """The change to a kernel whose schedule has ``promotion_burst``."""
+    """The change to a kernel whose schedule has ``promotion_burst``, which says how many FFMAs are a burst."""
+
+    length: int
 
     @property
     def key(self) -> str:
         """Names the change and its version."""
-        return f"promotion-burst {VERSION}"
+        return f"promotion-burst {VERSION} {self.length}"
 
     def __call__(self, cubin: bytes, entry: str) -> tuple[bytes, int]:
         """See ``burst_promotion``."""
-        return burst_promotion(cubin, entry)
+        return burst_promotion(cubin, entry, self.length)
 
 
-def burst_promotion(cubin: bytes, entry: str) -> tuple[bytes, int]:
-    """Set both bits of every FFMA whose successor has the same source B.
+def burst_promotion(cubin: bytes, entry: str, length: int) -> tuple[bytes, int]:
+    """Set both bits of every FFMA whose successor has the same source B, but of each ``length``-th in a run neither.
 
     Args:
         cubin: ELF image for sm_90a.
         entry: the kernel's symbol.
+        length: FFMAs in a row before the warp gives way, 1 or more.
 
     Returns:
         The image, and how many FFMAs have both bits because of a run: 0 for a kernel without runs.
@@ -75,11 +79,16 @@ def burst_promotion(cubin: bytes, entry: str) -> tuple[bytes, int]:
     start, size = _code_of(cubin, entry)
     image = bytearray(cubin)
     code = list(_INSTRUCTION.iter_unpack(cubin[start : start + size]))
-    count = 0
+    count = run = 0
     for index, ((low, high), (following, _)) in enumerate(pairwise(code)):
-        if low & 0xFFFF == ALWAYS_FFMA and _in_a_run(low, high, following):
-            count += 1
-            _INSTRUCTION.pack_into(image, start + index * INSTRUCTION_BYTES, low, high | STAYS | KEEPS_B)
+        if low & 0xFFFF != ALWAYS_FFMA or not _in_a_run(low, high, following):
+            run = 0
+            continue
+        run += 1
+        stays = run % length != 0
+        count += stays
+        bits = high | STAYS | KEEPS_B if stays else high & ~(STAYS | KEEPS_B)
+        _INSTRUCTION.pack_into(image, start + index * INSTRUCTION_BYTES, low, bits)
     return bytes(image), count
 
 
@@ -110,4 +119,4 @@ def _code_of(cubin: bytes, entry: str) -> tuple[int, int]:
 
 def _refusal(entry: str, what: str, got: str) -> CompileError:
     return CompileError(what, where=entry, got=got, need="what NVRTC makes for sm_90a",
-                        fix="report it with NVRTC's version; promotion_burst: false does without")  # fmt: skip
+                        fix="report it with NVRTC's version; promotion_burst: 0 does without")  # fmt: skip

@@ -125,7 +125,7 @@ def tracked_barrier(
     b: Builder, x: Unit, thread: Thread, space: str, address: int, owner: Cta, peers: bool
 ) -> tuple[Cta, MBarrier]:
     """The mbarrier of a transfer, which must be in the CTA the data goes to or, with ``peers``, in its pair."""
-    barrier_owner, barrier = find_barrier(b, x, "shared::cluster", address, thread)
+    barrier_owner, barrier = find_barrier(b, x, "shared::cluster", address, thread, by_transfer=True)
     if barrier_owner.rank >> peers != owner.rank >> peers:
         raise b.fault(
             x, Kind.MBARRIER, f"the mbarrier is in cta {barrier_owner.index}, the data goes to cta {owner.index}"

@@ -50,8 +50,14 @@ def shared_place(x: Unit, space: str, address: int) -> tuple[Cta, int]:
     return owner, offset
 
 
-def find_barrier(b: Builder, x: Unit, space: str, address: int, thread: Thread | None) -> tuple[Cta, MBarrier]:
-    """The mbarrier at an address, which must be initialised and whose initialisation the thread must know of."""
+def find_barrier(
+    b: Builder, x: Unit, space: str, address: int, thread: Thread | None, *, by_transfer: bool = False
+) -> tuple[Cta, MBarrier]:
+    """The mbarrier at an address, which must be initialised and whose initialisation the thread must know of.
+
+    ``by_transfer``: not the thread uses it, but a transfer that it starts. Who waits for the barrier knows when that is
+    over, whatever he knows of the thread.
+    """
     try:
         owner, offset = shared_place(x, space, address)
     except MemoryFault as fault:
@@ -75,7 +81,8 @@ def find_barrier(b: Builder, x: Unit, space: str, address: int, thread: Thread |
                 f"{barrier.name} is used and nothing orders that after its initialisation",
                 barrier.init_pc,
             )
-        note_remote(x, owner, x.access(thread, b.pc), b.pc)
+        if not by_transfer:
+            note_remote(x, owner, x.access(thread, b.pc), b.pc)
     return owner, barrier
 
 

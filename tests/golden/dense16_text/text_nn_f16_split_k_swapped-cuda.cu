@@ -311,5 +311,8 @@ f16_gemm_nn(const __grid_constant__ TensorMap tma_a, const __grid_constant__ Ten
         // ---- meet: warp 4 [sm90.warps]
         cluster_sync();  // all threads of the cluster meet [sm90.sync]
     }
-    cluster_sync();  // all threads of the cluster meet [sm90.sync]
+    if (warp < 4) {
+        // ---- end: warps 0 to 3 [sm90.warps]
+        cluster_sync();  // all threads of the cluster meet [sm90.sync]
+    }
 }

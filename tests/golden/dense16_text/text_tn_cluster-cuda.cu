@@ -332,14 +332,19 @@ bf16_gemm_tn(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Te
                     // 64 rows of a, 128 bytes wide, slab behind slab. [sm90.tma_load]
                     tma_load(smem + kOffsetA + cursor_1.stage * kStageBytesA, &tma_a, full + 8 * cursor_1.stage, m0_1, k0_1);
                     tma_load(smem + kOffsetA + cursor_1.stage * kStageBytesA + 8192, &tma_a, full + 8 * cursor_1.stage, m0_1 + 64, k0_1);
-                    // This CTA loads its 32 rows of b and writes them to all 2 CTAs of the cluster. [sm90.tma_load]
-                    tma_load_multicast(smem + kOffsetB + cursor_1.stage * kStageBytesB + rank * 2048, &tma_b, full + 8 * cursor_1.stage, n0_1, k0_1 + rank * 32, 0x3);
-                    tma_load_multicast(smem + kOffsetB + cursor_1.stage * kStageBytesB + 4096 + rank * 2048, &tma_b, full + 8 * cursor_1.stage, n0_1 + 32, k0_1 + rank * 32, 0x3);
-                    tma_load_multicast(smem + kOffsetB + cursor_1.stage * kStageBytesB + 8192 + rank * 2048, &tma_b, full + 8 * cursor_1.stage, n0_1 + 64, k0_1 + rank * 32, 0x3);
+                    // The cluster's first CTA loads 64 rows of b and writes them to all 2 CTAs. [sm90.tma_load]
+                    if (rank == 0) {
+                        tma_load_multicast(smem + kOffsetB + cursor_1.stage * kStageBytesB, &tma_b, full + 8 * cursor_1.stage, n0_1, k0_1, 0x3);
+                        tma_load_multicast(smem + kOffsetB + cursor_1.stage * kStageBytesB + 4096, &tma_b, full + 8 * cursor_1.stage, n0_1 + 32, k0_1, 0x3);
+                        tma_load_multicast(smem + kOffsetB + cursor_1.stage * kStageBytesB + 8192, &tma_b, full + 8 * cursor_1.stage, n0_1 + 64, k0_1, 0x3);
+                    }
                     cursor_1.advance<4>();  // next stage [sm90.advance]
                 }
             }
         }
     }
-    cluster_sync();  // all threads of the cluster meet [sm90.sync]
+    if (warp < 8) {
+        // ---- end: warps 0 to 7 [sm90.warps]
+        cluster_sync();  // all threads of the cluster meet [sm90.sync]
+    }
 }

@@ -97,6 +97,18 @@ __device__ __forceinline__ void mbarrier_init(uint32_t barrier, uint32_t arrival
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(barrier), "r"(arrivals));
 }
 
+// Whether the phase has ended; does not wait.
+__device__ __forceinline__ bool mbarrier_test(uint32_t barrier, uint32_t parity)
+{
+    uint32_t ended;
+    asm volatile("{\n"
+                 ".reg .pred done;\n"
+                 "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+                 "selp.u32 %0, 1, 0, done;\n"
+                 "}" : "=r"(ended) : "r"(barrier), "r"(parity) : "memory");
+    return ended != 0;
+}
+
 __device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity)
 {
     asm volatile("{\n"
@@ -285,13 +297,13 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
     const uint32_t full = smem + kOffsetFull;  // one mbarrier per stage; 1 arrivals and all expected bytes end a phase [sm90.barriers]
     const uint32_t empty = smem + kOffsetEmpty;  // one mbarrier per stage; 16 arrivals and all expected bytes end a phase [sm90.barriers]
     const uint32_t runs_full = smem + kOffsetRunsFull;  // one mbarrier per stage; 32 arrivals and all expected bytes end a phase [sm90.barriers]
-    const uint32_t runs_empty = smem + kOffsetRunsEmpty;  // one mbarrier per stage; 8 arrivals and all expected bytes end a phase [sm90.barriers]
+    const uint32_t runs_empty = smem + kOffsetRunsEmpty;  // one mbarrier per stage; 256 arrivals and all expected bytes end a phase [sm90.barriers]
     // One thread initialises the barriers; the fence shows them to the cluster and to the copy engine. [sm90.init_barriers]
     if (threadIdx.x == 0) {
         for (uint32_t stage = 0; stage < 3; ++stage) mbarrier_init(full + 8 * stage, 1);
         for (uint32_t stage = 0; stage < 3; ++stage) mbarrier_init(empty + 8 * stage, 16);
         for (uint32_t stage = 0; stage < 2; ++stage) mbarrier_init(runs_full + 8 * stage, 32);
-        for (uint32_t stage = 0; stage < 2; ++stage) mbarrier_init(runs_empty + 8 * stage, 8);
+        for (uint32_t stage = 0; stage < 2; ++stage) mbarrier_init(runs_empty + 8 * stage, 256);
         fence_barrier_init();
     }
     cluster_sync();  // all threads of the cluster meet [sm90.sync]
@@ -306,6 +318,12 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
         const uint64_t desc_a_1 = wgmma_descriptor(smem + kOffsetA + (warpgroup * 2 + 1) * 64 * 128);  // this warpgroup's 64 rows of a, in stage 0 [sm90.descriptor]
         const uint64_t desc_b = wgmma_descriptor(smem + kOffsetB);  // all of b, in stage 0 [sm90.descriptor]
         float part[64] = {};  // FP32 registers of this thread [sm90.zero]
+        uint32_t a_place = uint32_t(desc_a);  // this operand in the step to come [sm90.place]
+        uint32_t a_place_1 = uint32_t(desc_a_1);  // this operand in the step to come [sm90.place]
+        uint32_t b_place = uint32_t(desc_b);  // this operand in the step to come [sm90.place]
+        uint32_t sa_place = smem + kOffsetSa + 4 * ((warpgroup * 2 + 0) * 64 + row);  // this thread's row scales in the step to come [sm90.place]
+        uint32_t sa_place_1 = smem + kOffsetSa + 4 * ((warpgroup * 2 + 1) * 64 + row);  // this thread's row scales in the step to come [sm90.place]
+        bool loaded = false;  // whether the step to come was seen to be loaded [sm90.loaded]
         RingCursor cursor;  // this role's place in the ring [sm90.cursor]
         RunCursor runs;  // its place in a ring whose stages hold all steps of a tile [sm90.cursor]
         // Output tiles of this CTA, 8 along m before the other axis advances, so that L2 is reused. [sm90.tile_loop]
@@ -316,18 +334,14 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
             float sum[64] = {};  // FP32 registers of this thread [sm90.zero]
             float sum_1[64] = {};  // FP32 registers of this thread [sm90.zero]
             mbarrier_wait(runs_full + 8 * runs.stage, runs.phase);  // until the stage is loaded [sm90.wait]
+            #pragma unroll 4
             for (uint32_t k0 = 0; k0 < 7168u; k0 += 128) {  // steps of K [sm90.k_loop]
-                const uint64_t a_at = desc_a + cursor.stage * (kStageBytesA >> 4);  // in this stage; it does not wait for the loads [sm90.stage_descriptor]
-                const uint64_t a_at_1 = desc_a_1 + cursor.stage * (kStageBytesA >> 4);  // in this stage; it does not wait for the loads [sm90.stage_descriptor]
-                const uint64_t b_at = desc_b + cursor.stage * (kStageBytesB >> 4);  // in this stage; it does not wait for the loads [sm90.stage_descriptor]
-                mbarrier_wait(full + 8 * cursor.stage, cursor.phase);  // until the stage is loaded [sm90.wait]
+                const uint64_t a_at = desc_a >> 32 << 32 | a_place;  // in this stage, which the step before looked for [sm90.stage_descriptor]
+                const uint64_t a_at_1 = desc_a_1 >> 32 << 32 | a_place_1;  // in this stage, which the step before looked for [sm90.stage_descriptor]
+                const uint64_t b_at = desc_b >> 32 << 32 | b_place;  // in this stage, which the step before looked for [sm90.stage_descriptor]
+                if (!loaded) mbarrier_wait(full + 8 * cursor.stage, cursor.phase);  // until the stage is loaded [sm90.wait]
                 const float block_scale[] = {load_shared(smem + kOffsetSb + runs.stage * kStageBytesSb + 4 * runs.step)};  // one scale per block of sb [sm90.block_scales]
-                // This thread's two rows of sa. [sm90.row_scales]
-                const uint32_t row_scale_at = smem + kOffsetSa + cursor.stage * kStageBytesSa + 4 * ((warpgroup * 2 + 0) * 64 + row);
-                const float row_scale[] = {load_shared(row_scale_at), load_shared(row_scale_at + 32)};
-                // This thread's two rows of sa. [sm90.row_scales]
-                const uint32_t row_scale_1_at = smem + kOffsetSa + cursor.stage * kStageBytesSa + 4 * ((warpgroup * 2 + 1) * 64 + row);
-                const float row_scale_1[] = {load_shared(row_scale_1_at), load_shared(row_scale_1_at + 32)};
+                const float row_scale[] = {load_shared(sa_place), load_shared(sa_place + 32)};  // this thread's two rows of sa [sm90.row_scales]
                 // Products of this warpgroup's 64 rows of a, all of b, 32 bytes of K at a time. [sm90.wgmma]
                 wgmma_fence();
                 wgmma_start_m64n128k32_e4m3_e4m3(part, a_at, b_at);
@@ -345,6 +359,7 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
                     sum[4 * group + 2] = fmaf(part[4 * group + 2], high, sum[4 * group + 2]);
                     sum[4 * group + 3] = fmaf(part[4 * group + 3], high, sum[4 * group + 3]);
                 }
+                const float row_scale_1[] = {load_shared(sa_place_1), load_shared(sa_place_1 + 32)};  // this thread's two rows of sa [sm90.row_scales]
                 // Products of this warpgroup's 64 rows of a, all of b, 32 bytes of K at a time. [sm90.wgmma]
                 wgmma_fence();
                 wgmma_start_m64n128k32_e4m3_e4m3(part, a_at_1, b_at);
@@ -355,6 +370,15 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
                 wgmma_wait<0>(part);  // the products are in registers [sm90.wgmma_wait]
                 __syncwarp();
                 if (lane < 2) mbarrier_arrive_cluster(empty + 8 * cursor.stage, lane);  // this warp has read the stage: tell every CTA [sm90.release]
+                cursor.advance<3>();  // next stage [sm90.advance]
+                ++runs.step;  // the next step's scales lie behind this one's [sm90.run_step]
+                // The next step: where its operands and scales are, and whether they are there already. [sm90.look_ahead]
+                a_place = uint32_t(desc_a) + cursor.stage * (kStageBytesA >> 4);
+                a_place_1 = uint32_t(desc_a_1) + cursor.stage * (kStageBytesA >> 4);
+                b_place = uint32_t(desc_b) + cursor.stage * (kStageBytesB >> 4);
+                sa_place = smem + kOffsetSa + 4 * ((warpgroup * 2 + 0) * 64 + row) + cursor.stage * (kStageBytesSa);
+                sa_place_1 = smem + kOffsetSa + 4 * ((warpgroup * 2 + 1) * 64 + row) + cursor.stage * (kStageBytesSa);
+                loaded = mbarrier_test(full + 8 * cursor.stage, cursor.phase);
                 // Promotion: scale the partial sum and add it in FP32. [sm90.promote_rows]
                 #pragma unroll
                 for (uint32_t group = 0; group < 16; ++group) {
@@ -364,11 +388,8 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
                     sum_1[4 * group + 2] = fmaf(part[4 * group + 2], high, sum_1[4 * group + 2]);
                     sum_1[4 * group + 3] = fmaf(part[4 * group + 3], high, sum_1[4 * group + 3]);
                 }
-                cursor.advance<3>();  // next stage [sm90.advance]
-                ++runs.step;  // the next step's scales lie behind this one's [sm90.run_step]
             }
-            __syncwarp();
-            if (lane == 0) mbarrier_arrive(runs_empty + 8 * runs.stage);  // this warp has read the stage [sm90.release]
+            mbarrier_arrive(runs_empty + 8 * runs.stage);  // this lane has read the stage [sm90.release]
             runs.advance<2>();  // next stage [sm90.advance]
             // The copy engine has read what this warpgroup staged before. [sm90.staging_wait]
             if (threadIdx.x % 128 == 0) tma_store_wait_read();
@@ -428,8 +449,10 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
                     mbarrier_wait(empty + 8 * cursor_1.stage, cursor_1.phase ^ 1);  // until every reader has released the stage [sm90.wait]
                     mbarrier_expect(full + 8 * cursor_1.stage, 50176);  // bytes that will land in this stage [sm90.expect]
                     tma_load(smem + kOffsetA + cursor_1.stage * kStageBytesA, &tma_a, full + 8 * cursor_1.stage, k0_1, m0_1);  // 256 rows of a [sm90.tma_load]
-                    // This CTA loads its 64 rows of b and writes them to all 2 CTAs of the cluster. [sm90.tma_load]
-                    tma_load_multicast(smem + kOffsetB + cursor_1.stage * kStageBytesB + rank * 8192, &tma_b, full + 8 * cursor_1.stage, k0_1, n0_1 + rank * 64, 0x3);
+                    // The cluster's first CTA loads 128 rows of b and writes them to all 2 CTAs. [sm90.tma_load]
+                    if (rank == 0) {
+                        tma_load_multicast(smem + kOffsetB + cursor_1.stage * kStageBytesB, &tma_b, full + 8 * cursor_1.stage, k0_1, n0_1, 0x3);
+                    }
                     tma_load(smem + kOffsetSa + cursor_1.stage * kStageBytesSa, &tma_sa, full + 8 * cursor_1.stage, m0_1, k0_1 / 128);  // 256 scales of one block of K; the map runs along rows first [sm90.tma_load_scales]
                     cursor_1.advance<3>();  // next stage [sm90.advance]
                 }
@@ -457,5 +480,8 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
             }
         }
     }
-    cluster_sync();  // all threads of the cluster meet [sm90.sync]
+    if (warp < 8) {
+        // ---- end: warps 0 to 7 [sm90.warps]
+        cluster_sync();  // all threads of the cluster meet [sm90.sync]
+    }
 }

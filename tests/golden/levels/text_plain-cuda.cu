@@ -265,13 +265,13 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
     const uint32_t full = smem + kOffsetFull;  // one mbarrier per stage; 1 arrivals and all expected bytes end a phase [sm90.barriers]
     const uint32_t empty = smem + kOffsetEmpty;  // one mbarrier per stage; 8 arrivals and all expected bytes end a phase [sm90.barriers]
     const uint32_t runs_full = smem + kOffsetRunsFull;  // one mbarrier per stage; 32 arrivals and all expected bytes end a phase [sm90.barriers]
-    const uint32_t runs_empty = smem + kOffsetRunsEmpty;  // one mbarrier per stage; 8 arrivals and all expected bytes end a phase [sm90.barriers]
+    const uint32_t runs_empty = smem + kOffsetRunsEmpty;  // one mbarrier per stage; 256 arrivals and all expected bytes end a phase [sm90.barriers]
     // One thread initialises the barriers; the fence shows them to the cluster and to the copy engine. [sm90.init_barriers]
     if (threadIdx.x == 0) {
         for (uint32_t stage = 0; stage < 5; ++stage) mbarrier_init(full + 8 * stage, 1);
         for (uint32_t stage = 0; stage < 5; ++stage) mbarrier_init(empty + 8 * stage, 8);
         for (uint32_t stage = 0; stage < 2; ++stage) mbarrier_init(runs_full + 8 * stage, 32);
-        for (uint32_t stage = 0; stage < 2; ++stage) mbarrier_init(runs_empty + 8 * stage, 8);
+        for (uint32_t stage = 0; stage < 2; ++stage) mbarrier_init(runs_empty + 8 * stage, 256);
         fence_barrier_init();
     }
     __syncthreads();  // all threads of the CTA meet [sm90.sync]
@@ -354,8 +354,7 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
                     finish(part, done_row_scale_turns[0], done_block_scale_turns[0], 0);
                 }
             }
-            __syncwarp();
-            if (lane == 0) mbarrier_arrive(runs_empty + 8 * runs.stage);  // this warp has read the stage [sm90.release]
+            mbarrier_arrive(runs_empty + 8 * runs.stage);  // this lane has read the stage [sm90.release]
             runs.advance<2>();  // next stage [sm90.advance]
             // The copy engine has read what this warpgroup staged before. [sm90.staging_wait]
             if (threadIdx.x % 128 == 0) tma_store_wait_read();

@@ -246,11 +246,11 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
     const uint32_t smem = uint32_t(__cvta_generic_to_shared(shared_memory));
     const uint32_t warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
     const uint32_t full = smem + kOffsetFull;  // one mbarrier per stage; 3 arrivals and all expected bytes end a phase [sm90.barriers]
-    const uint32_t empty = smem + kOffsetEmpty;  // one mbarrier per stage; 8 arrivals and all expected bytes end a phase [sm90.barriers]
+    const uint32_t empty = smem + kOffsetEmpty;  // one mbarrier per stage; 256 arrivals and all expected bytes end a phase [sm90.barriers]
     // One thread initialises the barriers; the fence shows them to the cluster and to the copy engine. [sm90.init_barriers]
     if (threadIdx.x == 0) {
         for (uint32_t stage = 0; stage < 4; ++stage) mbarrier_init(full + 8 * stage, 3);
-        for (uint32_t stage = 0; stage < 4; ++stage) mbarrier_init(empty + 8 * stage, 8);
+        for (uint32_t stage = 0; stage < 4; ++stage) mbarrier_init(empty + 8 * stage, 256);
         fence_barrier_init();
     }
     __syncthreads();  // all threads of the CTA meet [sm90.sync]
@@ -299,8 +299,7 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
             };
             const auto finish = [&](float (&done_part)[48], float (&done_row_scale)[2], float (&done_block_scale)[2], uint32_t younger) {
                 wgmma_wait_older(done_part, younger);  // these products are in registers; the next step's may be under way [sm90.wgmma_wait_older]
-                __syncwarp();
-                if (lane == 0) mbarrier_arrive(empty + 8 * behind.stage);  // this warp has read the stage [sm90.release]
+                mbarrier_arrive(empty + 8 * behind.stage);  // this lane has read the stage [sm90.release]
                 // Promotion: scale the partial sum and add it in FP32. Blocks end at multiples of 32 of the tile's columns. [sm90.promote_rows]
                 #pragma unroll
                 for (uint32_t col = 0; col < 96; col += 32) {

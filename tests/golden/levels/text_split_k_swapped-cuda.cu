@@ -250,11 +250,11 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_a, const __grid_constant__ Ten
     const uint32_t warp = __shfl_sync(0xffffffff, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
     const uint32_t rank = cluster_rank();
     const uint32_t full = smem + kOffsetFull;  // one mbarrier per stage; 2 arrivals and all expected bytes end a phase [sm90.barriers]
-    const uint32_t empty = smem + kOffsetEmpty;  // one mbarrier per stage; 4 arrivals and all expected bytes end a phase [sm90.barriers]
+    const uint32_t empty = smem + kOffsetEmpty;  // one mbarrier per stage; 128 arrivals and all expected bytes end a phase [sm90.barriers]
     // One thread initialises the barriers; the fence shows them to the cluster and to the copy engine. [sm90.init_barriers]
     if (threadIdx.x == 0) {
         for (uint32_t stage = 0; stage < 6; ++stage) mbarrier_init(full + 8 * stage, 2);
-        for (uint32_t stage = 0; stage < 6; ++stage) mbarrier_init(empty + 8 * stage, 4);
+        for (uint32_t stage = 0; stage < 6; ++stage) mbarrier_init(empty + 8 * stage, 128);
         fence_barrier_init();
     }
     cluster_sync();  // all threads of the cluster meet [sm90.sync]
@@ -303,8 +303,7 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_a, const __grid_constant__ Ten
             };
             const auto finish = [&](float (&done_part)[16], float (&done_block_scale)[1], float2 (&done_col_scale)[4], uint32_t younger) {
                 wgmma_wait_older(done_part, younger);  // these products are in registers; the next step's may be under way [sm90.wgmma_wait_older]
-                __syncwarp();
-                if (lane == 0) mbarrier_arrive(empty + 8 * behind.stage);  // this warp has read the stage [sm90.release]
+                mbarrier_arrive(empty + 8 * behind.stage);  // this lane has read the stage [sm90.release]
                 // Promotion: scale the partial sum and add it in FP32. [sm90.promote_columns]
                 #pragma unroll
                 for (uint32_t group = 0; group < 4; ++group) {
@@ -410,5 +409,8 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_a, const __grid_constant__ Ten
         // ---- meet: warps 4 to 5 [sm90.warps]
         cluster_sync();  // all threads of the cluster meet [sm90.sync]
     }
-    cluster_sync();  // all threads of the cluster meet [sm90.sync]
+    if (warp < 4) {
+        // ---- end: warps 0 to 3 [sm90.warps]
+        cluster_sync();  // all threads of the cluster meet [sm90.sync]
+    }
 }
