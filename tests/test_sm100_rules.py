@@ -57,6 +57,8 @@ MISTAKES: dict[str, tuple[tuple[Change, ...], str]] = {
     "one commit too few": ((without(LANES, "sm100.commit"),), "arrivals at %empty in a phase"),
     "sums announced to nobody": ((without(LANES, "sm100.commit", 1),),
                                 "a sum that is handed over in every step starts anew"),
+    "lanes that release for themselves": ((("cursor=%cursor) {cluster=1}", "cursor=%cursor) {cluster=1, lanes=true}"),),
+                                          "a warp releases once here"),
     "a commit before the product": (after(LANES, "sm100.mma", "sm100.commit"), "a commit follows the product"),
     "no wait for operands": ((without(LANES, "sm100.wait(barriers=%full", 1),), "before its stage is loaded"),
     "no wait for a free accumulator": ((without(LANES, "sm100.wait(barriers=%part_empty"),),

@@ -49,6 +49,7 @@ def check_order(program: Program) -> None:
     Raises:
         IRError: the first law that is broken.
     """
+    _check_hopper_only(program)
     arrivals = Counter[Value]()
     for site, op in program.all(CommitOp):
         if not site.elect:
@@ -71,6 +72,16 @@ def check_order(program: Program) -> None:
         step.end(op)
         _check_epilogue(site, op)
     _check_life(program)
+
+
+def _check_hopper_only(program: Program) -> None:
+    """What Hopper's ops can say and Blackwell's emitters do not."""
+    for _, op in program.all(hopper.ReleaseOp):
+        if op.lanes:
+            fail(op, "a warp releases once here", got="lanes=true", need="lanes=false")
+    for _, op in program.all(hopper.WaitOp):
+        if op.unless is not None:
+            fail(op, "steps do not look ahead here", got=f"unless={op.unless}", need="a wait without it")
 
 
 def _shared(program: Program) -> frozenset[Value]:
