@@ -243,7 +243,7 @@ def test_a_ring_of_one_stage_does_not_overlap_by_itself():
     assert not schedule.promotion_overlap
     compiler.build(spec_of(4096, 7168), TARGET, schedule)
     with pytest.raises(IRError, match="a stage is waited for that nobody can load yet"):
-        compiler.build(spec_of(4096, 7168), TARGET, schedule.replace(promotion_overlap=True))
+        compiler.build(spec_of(4096, 7168), TARGET, schedule.replace(promotion_overlap=True, lookahead=False, unroll=0))
 
 
 def first(m: int, n: int, k: int, **hints: Any) -> tuple[Prediction, Schedule]:

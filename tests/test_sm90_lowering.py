@@ -199,6 +199,12 @@ def test_an_overlapped_step_is_cut_in_two():
     ]
 
 
+@pytest.mark.parametrize("option", ["lookahead=true", "unroll=2"])
+def test_steps_that_overlap_neither_look_ahead_nor_are_unrolled(option: str):
+    passes = f"pipelining{{stages=3}},{AHEAD}".replace("lower-sm90", f"lower-sm90{{{option}}}")
+    refused(PROMOTED, "steps that overlap neither look ahead nor are unrolled", passes=passes)
+
+
 AHEAD_OF_K = "pipelining{stages=3,scales_ahead=true}"
 RUNS = opt(PROMOTED, f"{AHEAD_OF_K},{ROLES},{LOWER}")
 
@@ -369,13 +375,8 @@ def test_places_are_those_of_descriptors_and_row_scales(text: str, passes: str, 
     assert [row.split('area="')[1].split('"')[0] for row in rows] == areas_found
 
 
-@pytest.mark.parametrize(
-    ("text", "passes"),
-    [(PROMOTED, f"pipelining{{stages=3}},{AHEAD}"), (SUMS_OF_MMA, f"{ROLES},{LOWER}")],
-    ids=["overlapped", "not promoted"],
-)
-def test_other_steps_do_not_look_ahead(text: str, passes: str):
-    assert opt(text, f"{passes}{{lookahead=true}}") == opt(text, passes)
+def test_steps_without_promotion_do_not_look_ahead():
+    assert opt(SUMS_OF_MMA, f"{ROLES},{LOWER}{{lookahead=true}}") == opt(SUMS_OF_MMA, f"{ROLES},{LOWER}")
 
 
 def test_only_loops_that_multiply_are_unrolled():

@@ -372,6 +372,10 @@ class Lowering:
         if loop.ahead != 1 or math is None or any(isinstance(op, LOADING) for op in ops):
             raise IRError("sm_90a overlaps promotion with the products of one step, in a role that does not load",
                           got=f"ahead={loop.ahead}", fix="run promotion-overlap after warp-specialization")  # fmt: skip
+        if self.ctx.lookahead or self.unroll:
+            raise IRError("steps that overlap neither look ahead nor are unrolled",
+                          got=f"lookahead={self.ctx.lookahead}, unroll={self.unroll}", need="neither of them",
+                          fix="leave both out, or promotion-overlap")  # fmt: skip
         math.begin_loop(loop, cursors)
         math.overlapped_steps(loop, ops, cursors)
         math.end_loop(cursors)
