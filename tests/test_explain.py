@@ -256,6 +256,9 @@ def test_reasons_admit_what_is_odd():
     slow = replace(found, model=replace(found.model, floor=Floor(1e6, 1.0, 1.6)))
     assert "the model errs here" in slow.reasons[1]
     assert "the model errs here" not in found.reasons[1]
+    predicted = found.model.prediction.total_us
+    near = replace(found, model=replace(found.model, floor=Floor(1.0, predicted * 1.1, 0.0)))
+    assert "a rested one was up to 1.15 times as fast" in near.reasons[1]
 
 
 @pytest.mark.parametrize(

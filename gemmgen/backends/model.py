@@ -102,7 +102,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Floor:
-    """The time below which the hardware cannot go: ``max(memory, compute) + fixed``, in µs."""
+    """The time below which the hardware cannot go under load: ``max(memory, compute) + fixed``, in µs.
+
+    Power limits large products, and a chip that has rested does up to 15 % more of them for a while.
+    """
 
     memory_us: float
     compute_us: float

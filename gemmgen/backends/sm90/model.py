@@ -13,7 +13,7 @@ from gemmgen.backends.model import Candidate, Floor, KernelModel, Launch, Predic
 from gemmgen.backends.sm90 import hardware as hw
 from gemmgen.backends.sm90 import heuristics
 from gemmgen.backends.sm90.launch import launch_plan
-from gemmgen.backends.sm90.ops import CopyScalesOp, SetRegistersOp, TmaLoadOp, TmaLoadScalesOp
+from gemmgen.backends.sm90.ops import CopyScalesOp, SetRegistersOp, SyncOp, TmaLoadOp, TmaLoadScalesOp
 from gemmgen.backends.sm90.sites import Program, landing_bytes
 from gemmgen.ir.core import Module
 from gemmgen.schedule import Schedule
@@ -163,7 +163,9 @@ def roles(program: Program) -> tuple[Role, ...]:
     set_by = {id(site.role): op.count for site, op in program.all(SetRegistersOp)}
     found = {id(site.role): site.role for site in program.sites if site.role is not None}
     return tuple(
-        Role(role.label, role.count, set_by.get(key, most), exact=key in set_by) for key, role in found.items()
+        Role(role.label, role.count, set_by.get(key, most), exact=key in set_by)
+        for key, role in found.items()
+        if not all(isinstance(op, SyncOp) for op in role.body.ops)
     )
 
 
