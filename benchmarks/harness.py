@@ -49,7 +49,7 @@ class Shape:
 
     @property
     def floor_us(self) -> float:
-        """Time below which this H200 cannot go: its measured copy and FP8 ceilings plus a launch's fixed cost."""
+        """Time at this H200's measured copy and FP8 ceilings, of a chip under load, plus a launch's fixed cost."""
         return max(self.bytes / COPY_BYTES_PER_US, self.flops / FP8_FLOPS_PER_US) + FIXED_COST_US
 
     @property
