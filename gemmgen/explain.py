@@ -17,9 +17,6 @@ from gemmgen.schedule import Schedule
 from gemmgen.spec import GemmSpec, load_spec
 from gemmgen.tuning.file import TunedEntry, TunedFile, load_tuned
 
-RESTED_SPEED = 1.15
-"""What a rested H200 makes of large FP8 products, over the measured ceiling that floors are made of."""
-
 
 @dataclass(frozen=True)
 class Explanation:
@@ -172,8 +169,9 @@ def _time(model: KernelModel) -> str:
     )
     if predicted.total_us >= floor.total_us:
         return text
-    if floor.bound == "compute" and predicted.total_us * RESTED_SPEED >= floor.total_us:
-        return f"{text} That is the rate of a chip under load; a rested one was up to {RESTED_SPEED} times as fast."
+    if predicted.total_us >= floor.rested_us:
+        rested = f"a rested one multiplies up to {floor.rested} times as fast"
+        return f"{text} That is the rate of a chip under load; {rested}."
     return f"{text} Nothing is faster than that: the model errs here."
 
 

@@ -87,7 +87,9 @@ def test_floor_by_hand():
     assert small.total_us == pytest.approx((2048 + 7168 * 2048 + 2 * 7168) / 4.26e6 + 1.6)
     assert small.bound == "memory"
     assert model.floor(1, 7168, 2048, 2, 4).memory_us == pytest.approx((2 * 7169 * 2048 + 4 * 7168) / 4.26e6)
-    assert Floor(3.0, 3.0, 1.6).total_us == 4.6
+    assert Floor(3.0, 3.0, 1.6).total_us == Floor(3.0, 3.0, 1.6, rested=1.5).rested_us == 4.6
+    assert Floor(1.0, 3.0, 1.6, rested=1.5).rested_us == pytest.approx(3.6)
+    assert (large.rested, model.floor(4096, 4096, 4096, 2, 2).rested) == (1.15, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -257,8 +259,11 @@ def test_reasons_admit_what_is_odd():
     assert "the model errs here" in slow.reasons[1]
     assert "the model errs here" not in found.reasons[1]
     predicted = found.model.prediction.total_us
-    near = replace(found, model=replace(found.model, floor=Floor(1.0, predicted * 1.1, 0.0)))
-    assert "a rested one was up to 1.15 times as fast" in near.reasons[1]
+    near = replace(found, model=replace(found.model, floor=Floor(1.0, predicted * 1.1, 0.0, rested=1.15)))
+    assert "a rested one multiplies up to 1.15 times as fast" in near.reasons[1]
+    for memory, compute in ((1.0, predicted * 1.2), (predicted * 1.1, predicted * 1.1)):
+        far = replace(found, model=replace(found.model, floor=Floor(memory, compute, 0.0, rested=1.15)))
+        assert "the model errs here" in far.reasons[1]
 
 
 @pytest.mark.parametrize(

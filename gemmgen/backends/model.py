@@ -104,17 +104,23 @@ class Prediction:
 class Floor:
     """The time below which the hardware cannot go under load: ``max(memory, compute) + fixed``, in µs.
 
-    Power limits large products, and a chip that has rested does up to 15 % more of them for a while.
+    Power limits large products, and a chip that has rested does ``rested`` times as many for a while.
     """
 
     memory_us: float
     compute_us: float
     fixed_us: float
+    rested: float = 1.0
 
     @property
     def total_us(self) -> float:
         """µs of the launch."""
         return max(self.memory_us, self.compute_us) + self.fixed_us
+
+    @property
+    def rested_us(self) -> float:
+        """µs of the launch on a chip that has rested."""
+        return max(self.memory_us, self.compute_us / self.rested) + self.fixed_us
 
     @property
     def bound(self) -> str:

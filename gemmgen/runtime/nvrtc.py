@@ -20,8 +20,8 @@ _PTXAS_FUNCTION = re.compile(r"Compiling entry function '(?P<name>[^']+)' for")
 _PTXAS_FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 _PTXAS_REGISTERS = re.compile(r"Used (\d+) registers")
 _PTXAS_SMEM = re.compile(r"(\d+) bytes smem")
-# ptxas reports lost performance (serialised wgmma, ignored setmaxnreg) as "info" with a message code, so both count.
 _PTXAS_SERIALIZED = re.compile(r"^ptxas.*wgmma\.mma_async instructions are serialized.*$", re.MULTILINE)
+# ptxas reports lost performance (serialised wgmma, ignored setmaxnreg) as "info" with a message code, so both count.
 _PTXAS_WARNING = re.compile(r"^ptxas (?:warning|info\s*: \(C\d+\)).*$", re.MULTILINE)
 _FRONTEND_WARNING = re.compile(r"^[^\s()]+\(\d+\): warning.*$", re.MULTILINE)
 _CONTEXT_LINES = 2

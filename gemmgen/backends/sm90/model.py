@@ -33,6 +33,9 @@ COPY_BYTES_PER_US = 4.26e6
 """What a device-to-device copy reaches on that H200 (``benchmarks/baseline/h200_peers.json``, row ``copy``)."""
 FLOPS_PER_US = {1: 1.29e9, 2: 0.685e9}
 """What cuBLASLt reached there, by bytes of an element (same file, ``cublas_fp8_tensorwise``, ``cublas_bf16``)."""
+RESTED = {1: 1.15, 2: 1.0}
+"""How many times that a chip does for a while that has rested: measured for FP8 (``docs/performance.md``), not for 16
+bits."""
 FIXED_COST_US = 1.6
 """What a launch of anything costs there."""
 
@@ -99,7 +102,8 @@ def describe(
 def floor(m: int, n: int, k: int, item_bytes: int, d_item_bytes: int) -> Floor:
     """The time below which an H200 cannot go; scales are not counted, as in the recorded figures of the peers."""
     num_bytes = (m * k + n * k) * item_bytes + m * n * d_item_bytes
-    return Floor(num_bytes / COPY_BYTES_PER_US, 2 * m * n * k / FLOPS_PER_US[item_bytes], FIXED_COST_US)
+    compute = 2 * m * n * k / FLOPS_PER_US[item_bytes]
+    return Floor(num_bytes / COPY_BYTES_PER_US, compute, FIXED_COST_US, RESTED[item_bytes])
 
 
 def step_cycles(schedule: Schedule, loaded: Traffic, promoted: bool) -> dict[str, float]:
