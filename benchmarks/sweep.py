@@ -115,7 +115,7 @@ def worth_measuring(shape: Shape, target: Capability) -> list[Schedule]:
 def wide(shape: Shape, target: Capability) -> Iterator[Schedule]:
     """What the heuristics choose from, and more."""
     steps = -(-shape.k // 128)
-    operands = heuristics.Operands(steps=steps)
+    operands = heuristics.Operands(steps=steps, columns=shape.n)
     shipped = heuristics.candidates(ScheduleHints(), shape.m, target, operands=operands)
     more = [heuristics.completed(s, target, operands) for s in (*_swapped(shape.m), *_plain(shape.m))]
     for schedule in dict.fromkeys((*shipped, *more)):

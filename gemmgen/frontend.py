@@ -44,6 +44,7 @@ class _Side:
         scales: its scales, one row per block of rows (M or N).
         transposed: whether rows (M or N) are contiguous.
         extent: rows of its tile.
+        runs: the runs in which these are dealt; none if they follow each other.
     """
 
     operand: Operand
@@ -51,6 +52,7 @@ class _Side:
     scales: Value | None
     transposed: bool
     extent: int
+    runs: tuple[int, ...] = ()
 
     @property
     def block(self) -> tuple[int, int]:
@@ -92,6 +94,8 @@ def build_tile_module(spec: GemmSpec, schedule: Schedule, target: str) -> Module
     m, n, k = (spec.problem.dim(name) for name in ("M", "N", "K"))
     tile_m, tile_n, tile_k = schedule.tile
     a, b = (_side(spec, name, rows, k, extent) for name, rows, extent in (("a", m, tile_m), ("b", n, tile_n)))
+    runs = column_runs(tile_n, b.block[0]) if schedule.deal_columns else ()
+    b = replace(b, runs=runs)
     d = Value("d", gmem(ScalarType(spec.operands.d.dtype), m, n))
     arguments = (*a.arguments, *b.arguments, d)
     ir = Builder(origin=_origin(spec, "problem"))
@@ -114,7 +118,7 @@ def build_tile_module(spec: GemmSpec, schedule: Schedule, target: str) -> Module
             out = ir.add(MapOp, acc=value, expression=spec.epilogue, result=("out", out_type)).result
             ir.add(StoreOp, value=out, dest=d, row=m0, col=n0)
     ir.add(ForTilesOp, rows=_dim(m), cols=_dim(n), tile=(tile_m, tile_n), raster_group=schedule.raster_group,
-           raster_along=schedule.raster_along, body=tile.region)  # fmt: skip
+           raster_along=schedule.raster_along, runs=runs, body=tile.region)  # fmt: skip
     return Module(spec.name, Level.TILE, target, arguments, (), Region((), ir.take()))
 
 
@@ -154,7 +158,7 @@ def _load(ir: Builder, side: _Side, tile_k: int, row: Value, k0: Value) -> tuple
 
 def _scales_loaded(side: _Side) -> int:
     """Scales of a side that a step loads; words come in whole groups."""
-    needed = scales_per_tile(side.extent, side.block[0])
+    needed = len(side.runs) or scales_per_tile(side.extent, side.block[0])
     return -(-needed // SCALE_GROUP_ROWS) * SCALE_GROUP_ROWS if side.in_words else needed
 
 
@@ -178,6 +182,16 @@ def scales_per_tile(extent: int, block: int) -> int:
     Tiles start at multiples of ``extent``, so a start lies at most ``block`` − gcd(extent, block) into a block.
     """
     return -(-(block - gcd(extent, block) + extent) // block)
+
+
+def column_runs(columns: int, block: int) -> tuple[int, ...]:
+    """The runs in which a tile's columns are dealt: powers of two, widest first, each within one scale block.
+
+    144 columns and blocks of 128 give 128 and 16, and 112 columns 64, 32 and 16.
+    """
+    widest = block & -block
+    whole, rest = divmod(columns, widest)
+    return whole * (widest,) + tuple(1 << bit for bit in reversed(range(rest.bit_length())) if rest >> bit & 1)
 
 
 def _dim(value: sympy.Expr) -> sympy.Expr | int:

@@ -31,6 +31,7 @@ def pinned(hints: ScheduleHints, schedule: Schedule) -> ScheduleHints:
         promotion_burst=schedule.promotion_burst,
         lookahead=schedule.lookahead,
         unroll=schedule.unroll,
+        deal_columns=schedule.deal_columns,
     )
 
 

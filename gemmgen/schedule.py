@@ -37,6 +37,8 @@ class Schedule:
         lookahead: before a step is promoted, the multiplying warps work out where the next one's operands and scales
             are, and look whether they are loaded.
         unroll: steps of K that follow each other in the code of the multiplying loop; 0 leaves it to the compiler.
+        deal_columns: a tile's columns are no neighbours but runs whose widths are powers of two (144 = 128 + 16), so
+            that each lies in one scale block, wherever the tile starts.
     """
 
     tile: tuple[int, int, int]
@@ -58,6 +60,7 @@ class Schedule:
     promotion_burst: int = 0
     lookahead: bool = False
     unroll: int = 0
+    deal_columns: bool = False
 
     @property
     def cluster_size(self) -> int:
@@ -105,6 +108,7 @@ class Schedule:
         parts += ["cta_pairs"] if self.cta_group > 1 else []
         parts += [f"scales={self.scale_copy}"] if self.scale_copy != "bulk" else []
         parts += ["scales_ahead"] if self.scales_ahead else []
+        parts += ["deal_columns"] if self.deal_columns else []
         parts += ["promotion_overlap"] if self.promotion_overlap else []
         parts += [f"promotion_burst={self.promotion_burst}"] if self.promotion_burst else []
         parts += ["lookahead"] if self.lookahead else []

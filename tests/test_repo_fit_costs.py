@@ -40,7 +40,7 @@ def test_a_fit_finds_the_tables_that_made_the_times() -> None:
     found = fit(rows, near=3.0)
     off = errors([row for row in rows if row.schedule.tile[0] > 64], found)
     assert off[len(off) * 9 // 10] < 0.02
-    assert max(off) < 0.06, "rows that no choice would take, and cells of few rows, are not fitted"
+    assert max(off) < 0.08, "rows that no choice would take, and cells of few rows, are not fitted"
     assert found.plain[128][64].step == pytest.approx(SLOWER.plain[128][64].step, rel=0.02)
     assert found.plain_16 == SHIPPED.plain_16
 

@@ -102,6 +102,7 @@ schedule:
   promotion_burst: auto
   lookahead: auto
   unroll: auto
+  deal_columns: auto
   epilogue_overlap: auto
 targets: [sm_90a, sm_100a, sm_103a]
 """

@@ -62,7 +62,7 @@ def test_overlap_is_a_lever_and_follows_the_tile() -> None:
     overlapped = space.priced(space.served().schedule.replace(
         tile=(128, 128, 128), stages=5, cluster=(1, 1), split_k=1, swap_ab=False, math_warpgroups=2,
         producer_registers=40, math_registers=232, scales_ahead=True, promotion_overlap=True,
-        promotion_burst=8, lookahead=False, unroll=0)).schedule  # fmt: skip
+        promotion_burst=8, lookahead=False, unroll=0, deal_columns=False)).schedule  # fmt: skip
     found = [candidate.schedule for candidate in space.neighbours(overlapped)]
     assert overlapped.replace(promotion_overlap=False, promotion_burst=4, lookahead=True, unroll=4) in found
     bursts = {overlapped.replace(promotion_burst=length) for length in (0, 4, 256)}
@@ -102,11 +102,12 @@ def test_scales_ahead_are_a_lever_and_follow_the_tile() -> None:
     ahead = space.priced(space.served().schedule.replace(
         tile=(128, 128, 128), stages=5, cluster=(1, 1), split_k=1, swap_ab=False, math_warpgroups=2,
         producer_registers=40, math_registers=232, scales_ahead=True, promotion_overlap=True,
-        promotion_burst=8, lookahead=False, unroll=0)).schedule  # fmt: skip
+        promotion_burst=8, lookahead=False, unroll=0, deal_columns=False)).schedule  # fmt: skip
     found = [candidate.schedule for candidate in space.neighbours(ahead)]
     assert ahead.replace(scales_ahead=False) in found
     assert {s.scales_ahead for s in found if s.tile == (256, 128, 128)} == {True}
-    assert {s.scales_ahead for s in found if s.tile == (128, 112, 128)} == {False}
+    assert {(s.deal_columns, s.scales_ahead) for s in found if s.tile == (128, 112, 128)} == {(True, True)}
+    assert {(s.deal_columns, s.scales_ahead) for s in found if s.tile == (128, 96, 128)} == {(False, False)}
     assert {s.scales_ahead for s in found if s.split_k > 1 or s.swap_ab} == {False}
     for hint in (True, False):
         hinted = replace(SPEC, schedule=replace(SPEC.schedule, scales_ahead=hint))

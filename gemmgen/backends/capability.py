@@ -62,7 +62,9 @@ class Capability:
         return TENSOR_MEMORY_COLUMNS if self.tensor_memory else 0
 
 
-HOPPER_LEVERS = frozenset({"promotion_overlap", "promotion_burst", "scales_ahead", "lookahead", "unroll"})
+HOPPER_LEVERS = frozenset(
+    {"promotion_overlap", "promotion_burst", "scales_ahead", "lookahead", "unroll", "deal_columns"}
+)
 """They arrange promotion in the registers of the warps that multiply, and the FFMAs of a cubin whose bits are known."""
 
 _CAPABILITIES = {

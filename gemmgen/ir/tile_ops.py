@@ -52,6 +52,8 @@ class ForTilesOp(Op):
     ``cluster`` CTAs take neighbouring tiles along (m, n); ``split`` CTAs share one tile, each with a part of K.
     ``persistent``: a CTA goes on to further tiles. ``raster_group`` tiles along ``raster_along`` are visited before
     the other axis advances, so that they find each other's operands in L2.
+    ``runs``: a tile's columns are no neighbours but runs of so many, widest first. First every tile is dealt a run of
+    the first width, in order, then one of the second; where a width divides a scale block's, each run has one scale.
 
     ``tile.for_tiles() {rows=M, cols=4096, tile=[128, 128], persistent=true} do (%m0: index, %n0: index) { … }``
     """
@@ -68,13 +70,15 @@ class ForTilesOp(Op):
     persistent: bool = attr(default=True)
     raster_group: int = attr(default=8)
     raster_along: str = attr(default="m")
+    runs: tuple[int, ...] = attr(default=())
     body: Region = region()
 
     def verify(self) -> None:
-        """A tile and a cluster have two extents; a shared tile is not multicast and not persistent."""
+        """A tile and a cluster have two extents; a shared tile is not multicast, not persistent and not dealt in runs."""
         if len(self.tile) != 2 or len(self.cluster) != 2:
             raise IRError("tile and cluster are [m, n]", got=f"tile={self.tile}, cluster={self.cluster}")
         check_indices(self.body, 2)
+        check_runs(self.runs, self.tile[1])
         if self.raster_along not in ("m", "n"):
             raise IRError("raster_along names an axis", got=self.raster_along, need="m or n")
         if self.split > 1 and (self.persistent or self.cluster != (1, 1)):
@@ -379,6 +383,16 @@ class StoreOp(Op):
     row: Value = operand()
     col: Value = operand()
     transposed: bool = attr(default=False)
+
+
+def check_runs(runs: tuple[int, ...], columns: int) -> None:
+    """Raise IRError unless a tile's runs make up its columns, and every run of a width starts at a multiple of it."""
+    if not runs:
+        return
+    divide = all(width > 0 and before % width == 0 for before, width in zip((runs[0], *runs), runs, strict=False))
+    if not divide or sum(runs) != columns:
+        raise IRError("runs of a tile's columns", got=list(runs),
+                      need=f"widths that each divide the one before, {columns} in all")  # fmt: skip
 
 
 def check_indices(body: Region, count: int) -> None:

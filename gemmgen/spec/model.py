@@ -163,6 +163,9 @@ class ScheduleHints(SpecPart):
         "steps of K in a row in the code of the multiplying loop, on Hopper; 0 leaves it to the compiler",
         default=None,
     )
+    deal_columns: bool | None = entry(
+        auto(Flag()), "deal a tile's columns in runs that each lie in one scale block, on Hopper", default=None
+    )
     epilogue_overlap: bool | None = entry(auto(Flag()), "store a tile while the next one is multiplied", default=None)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gemmgen.backends.sm90 import hardware as hw
 from gemmgen.backends.sm90 import math_ops, ops
-from gemmgen.backends.sm90.names import barrier, dim, offset, stage_address
+from gemmgen.backends.sm90.names import barrier, dim, offset, run_start, stage_address
 from gemmgen.emit.emission import Emission, Helper, emits, helpers
 from gemmgen.ir.core import Module, Op, Value
 from gemmgen.ir.tile_ops import extents
@@ -110,7 +110,14 @@ def _tile_loop(op: ops.TileLoopOp, module: Module) -> Emission:
         "tiles_m": f"({dim(op.rows)} + {op.tile[0] * cluster_m - 1}u) / {op.tile[0] * cluster_m}u",
         "tiles_n": f"({dim(op.cols)} + {op.tile[1] * cluster_n - 1}u) / {op.tile[1] * cluster_n}u",
         "start_m": _start(_share(index_m, cluster_m), op.tile[0], dim(op.rows) if op.inside_m else None),
-        "start_n": _start(_share(index_n, cluster_n), op.tile[1], dim(op.cols) if op.inside_n else None),
+        "start_n": _start(_share(index_n, cluster_n), op.runs[0] if op.runs else op.tile[1],
+                          dim(op.cols) if op.inside_n else None),
+        "runs": [
+            {"name": run_start(op.body.args[1], run), "before": cluster_n * sum(op.runs[:run]),
+             "index": _share(index_n, cluster_n), "width": op.runs[run]}
+            for run in range(1, len(op.runs))
+        ],
+        "dealt": [" + ".join(map(str, op.runs))] if op.runs else [],
         "first": _per_cluster("blockIdx.x", launch.cluster),
         "step": _per_cluster("gridDim.x", launch.cluster),
         "group": op.raster_group,
@@ -205,6 +212,8 @@ def _tma_load(op: ops.TmaLoadOp, module: Module) -> Emission:
 def tma_load(op: ops.TmaLoadOp, module: Module, load: str) -> Emission:
     """The loads of a stage; ``load`` is the device function that starts one that is not multicast."""
     address, to = stage_address(op.area, op.cursor), barrier(op.barriers, op.cursor)
+    address += f" + {op.at * op.row_bytes}" if op.at else ""
+    row = run_start(op.row, op.run)
     slab_bytes, slab_columns = op.rows * op.row_bytes, module_map(module, op.map.name).box[0]
     slabs = [
         {"address": address + (f" + {slab * slab_bytes}" if slab else ""),
@@ -212,9 +221,9 @@ def tma_load(op: ops.TmaLoadOp, module: Module, load: str) -> Emission:
         for slab in range(op.slabs)
     ]  # fmt: skip
     if op.multicast == 1 and op.slabs == 1:
-        text = f"{load}({address}, &{op.map.name}, {to}, {op.col.name}, {op.row.name});"
+        text = f"{load}({address}, &{op.map.name}, {to}, {op.col.name}, {row});"
         return statement(text, f"{op.rows} rows of {op.area}", load)
-    fields = {"slabs": slabs, "map": op.map.name, "barrier": to, "row": op.row.name, "area": op.area}
+    fields = {"slabs": slabs, "map": op.map.name, "barrier": to, "row": row, "area": op.area}
     if op.multicast == 1:
         fields |= {"rows": op.rows, "row_bytes": op.row_bytes, "load": load}
         return Emission("tma_load_slabs", fields, helpers(load))
@@ -250,15 +259,25 @@ def _tma_load_scales(op: ops.TmaLoadScalesOp, module: Module) -> Emission:
 
 @emits(ops.CopyScalesOp, TARGET)
 def _copy_scales(op: ops.CopyScalesOp, module: Module) -> Emission:
+    index = f"i / {op.run}" if op.run else "i"
+    first = _block_index(op.row.name, op.block[0])
     fields = {
         "address": stage_address(op.area, op.cursor), "source": op.source.name, "count": op.count,
         "row_stride": op.row_stride.name, "col_stride": op.col_stride.name,
-        "first": _block_index(op.row.name, op.block[0]), "column": _block_index(op.col.name, op.block[1]),
+        "block": f"{_dealt(op, index)} / {op.block[0]}" if op.runs else f"{first} + {index}",
+        "column": _block_index(op.col.name, op.block[1]),
         "limit": dim(op.limit), "run": op.run, "columns": dim(op.columns),
     }  # fmt: skip
     if op.run:
         return Emission("copy_scale_runs", {**fields, "total": op.run * op.count}, helpers("copy_async_4"))
     return Emission("copy_scales", fields, helpers("copy_async_4"))
+
+
+def _dealt(op: ops.CopyScalesOp, index: str) -> str:
+    """Where the run with a number starts."""
+    *others, last = (run_start(op.row, run) for run in range(len(op.runs)))
+    chosen = "".join(f"{index} == {run} ? {start} : " for run, start in enumerate(others))
+    return f"({chosen}{last})" if others else last
 
 
 def _block_index(position: str, block: int) -> str:

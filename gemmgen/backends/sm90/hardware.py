@@ -33,8 +33,9 @@ REGISTER_STEP = 8
 MIN_REGISTERS = 24
 MAX_REGISTERS = 256
 REGISTERS_PER_SM = 65536
-OTHER_REGISTERS = 40
-"""Registers a multiplying thread needs beside its accumulators: addresses, loop state, scales."""
+OTHER_REGISTERS, OVERLAP_REGISTERS = 24, 32
+"""Registers a multiplying thread needs beside its accumulators at least, for addresses, loop state and scales; and where
+steps overlap, to do so well. Which kernels spill, only ptxas knows."""
 
 
 def accumulator_registers(columns: int) -> int:

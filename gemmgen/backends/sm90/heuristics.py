@@ -26,7 +26,7 @@ from gemmgen.backends.sm90.costs import (
 )
 from gemmgen.backends.sm90.operands import FP8, STEP_BYTES, Operands, rows_and_columns
 from gemmgen.errors import ScheduleError
-from gemmgen.frontend import scales_per_tile
+from gemmgen.frontend import column_runs, scales_per_tile
 from gemmgen.passes.pipelining import RUN_STAGES, round_up
 from gemmgen.schedule import Schedule
 from gemmgen.spec.model import GemmSpec, ScheduleHints
@@ -43,6 +43,8 @@ MULTICAST_TILE, MULTICAST_CLUSTER = (256, 128), (1, 2)
 MULTICAST_TILE_16, MULTICAST_CLUSTER_16 = (128, 256), (2, 1)
 """A wgmma of 256 columns reads less shared memory per product than two of 128: A goes half as often."""
 
+MULTICAST_FROM_US = 100.0
+"""Predicted time from which on pairs pay: they spare power, but CTAs wait for each other (1024×4096×7168 2 % slower)."""
 PDL_UP_TO_US = 18.0
 """Predicted time up to which the next launch may start early: measured, that saves up to 1.1 µs. Longer launches get
 slower by 2 to 5 %, unless there is room for the next one's CTAs beside theirs."""
@@ -51,7 +53,7 @@ PDL_UNEVEN_UP_TO_US = 12.0
 they are, and then share what their part of the chip can load (48×5120×12288: 23 instead of 20 µs)."""
 SWAPPED_ALWAYS = 64
 """Up to this M tokens lie on wgmma's N side: a 64-row tile of tokens would be mostly empty."""
-SWAPPED_UP_TO = 256
+SWAPPED_UP_TO = 128
 NARROW_FROM, NARROW_UP_TO = 32, 512
 """M above which 64 rows of A are not mostly padding, and up to which such small tiles are worth pricing."""
 SWAPPED_COLUMNS = (8, 16, 24, 32, 48, 64, 96)
@@ -104,10 +106,12 @@ def ranked(
         ScheduleError: the hints contradict each other or the hardware.
     """
     steps = max(1, -(-k // operands.step_k))
-    operands = replace(operands, steps=_ceil(k, operands.step_k))
+    operands = replace(operands, steps=_ceil(k, operands.step_k), columns=n)
     found = [(prediction(s, m, n, k, target), s) for s in candidates(hints, m, target, scale_copy, operands)]
     useful = [(p, s) for p, s in found if s.split_k == 1 or (s.split_k <= steps and p.rounds.count == 1)]
     useful = [(p, s) for p, s in useful if not _stored_by_threads(n) or s.tile[:2] != MULTICAST_TILE]
+    if hints.cluster is None and operands.item_bytes == 1:
+        useful = [(p, s) for p, s in useful if s.cluster == (1, 1) or p.total_us >= MULTICAST_FROM_US]
     best_first = sorted(useful or found, key=preference)
     return [(p, with_time(p, s, hints, target, operands)) for p, s in best_first]
 
@@ -297,6 +301,7 @@ def _with_hints(schedule: Schedule, hints: ScheduleHints, target: Capability, op
         "producer_registers": hints.registers.producer, "math_registers": hints.registers.math,
     }  # fmt: skip
     changed = schedule.replace(**{name: value for name, value in changes.items() if value is not None})
+    changed = changed.replace(deal_columns=levers.deals(changed, hints.deal_columns, operands))
     changed = changed.replace(scales_ahead=levers.scales_ahead(changed, hints.scales_ahead, operands))
     changed = changed.replace(stages=hints.stages or most_stages(changed, target, operands.steps))
     overlap = False if _alone(hints) else hints.promotion_overlap
@@ -393,7 +398,9 @@ def ring_scales(schedule: Schedule) -> list[tuple[int, int]]:
 
 def _blocks(schedule: Schedule) -> int:
     """Scales of B's blocks that a tile touches."""
-    return scales_per_tile(schedule.tile[1], levers.SCALE_BLOCK)
+    columns = schedule.tile[1]
+    runs = column_runs(columns, levers.SCALE_BLOCK) if schedule.deal_columns else ()
+    return len(runs) or scales_per_tile(columns, levers.SCALE_BLOCK)
 
 
 def _item_bytes(schedule: Schedule) -> int:

@@ -14,6 +14,9 @@ SCALE_BLOCK = 128
 OVERLAP_FROM_COLUMNS = 16
 """With 8 columns a step's promotion is four FMAs, and ptxas lets the next product wait for them."""
 
+DEALT_UNLESS = 32
+"""Columns of tiles that blocks end in few places of: choosing among their scales costs little there."""
+
 SCALE_STEPS = 512
 """Steps of K whose block scales may be copied ahead: 2 KB per block and stage, 65,536 elements of K."""
 
@@ -47,9 +50,26 @@ def scales_ahead(schedule: Schedule, hint: bool | None, operands: Operands) -> b
     return may and _pays_ahead(schedule) if hint is None else hint
 
 
+def deals(schedule: Schedule, hint: bool | None, operands: Operands) -> bool:
+    """Whether a tile's columns are dealt in runs: as the hint says, else where choosing among blocks' scales would cost.
+
+    That is where blocks may end in many places of a tile. Split tiles, and those that threads store, follow each other.
+    """
+    alone = schedule.split_k == 1 and not schedule.swap_ab
+    may = operands.blocks and operands.scaled_by_step and operands.staged and alone
+    if hint and not may:
+        got = "swap_ab" if schedule.swap_ab else f"split_k={schedule.split_k}, {operands.columns} columns of D"
+        raise ScheduleError("columns cannot be dealt in runs", where="schedule.deal_columns",
+                            got=got if operands.blocks and operands.scaled_by_step else "no scales of blocks",
+                            need="scales of blocks, rows of D on wgmma's M side, no split_k, and a D of 16-bit elements "
+                                 f"whose rows are a multiple of {hw.STORE_GRANULE_BYTES} bytes",
+                            fix="leave deal_columns auto")  # fmt: skip
+    return may and schedule.tile[1] % DEALT_UNLESS != 0 if hint is None else hint
+
+
 def _pays_ahead(schedule: Schedule) -> bool:
-    """Whether copying block scales ahead is faster: measured with two warpgroups and at most half a block left over."""
-    halves = schedule.tile[1] % (SCALE_BLOCK // 2) == 0
+    """Whether copying block scales ahead is faster: measured with two warpgroups and few runs of one scale."""
+    halves = schedule.deal_columns or schedule.tile[1] % (SCALE_BLOCK // 2) == 0 or schedule.tile[1] > SCALE_BLOCK
     return schedule.math_warpgroups > 1 and not schedule.swap_ab and schedule.split_k == 1 and halves
 
 
@@ -70,7 +90,7 @@ def may_overlap(schedule: Schedule, operands: Operands = FP8) -> bool:
     """Whether promotion overlaps with products unless a hint forbids it: it pays wherever two partial sums fit."""
     columns = rows_and_columns(schedule)[1]
     scales = 2 * hw.column_scale_registers(columns) if schedule.swap_ab else 0
-    need = 3 * hw.accumulator_registers(columns) + scales + hw.OTHER_REGISTERS
+    need = 3 * hw.accumulator_registers(columns) + scales + hw.OVERLAP_REGISTERS
     fits = need <= math_registers(schedule)
     return _can_overlap(schedule, operands) and columns >= OVERLAP_FROM_COLUMNS and fits
 

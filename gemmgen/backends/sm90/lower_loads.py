@@ -82,18 +82,22 @@ class LoadLowering:
                     self._load_scales(op, to, cursor, shared.get(op.row, 1))
 
     def _load_box(self, op: AsyncLoadOp, to: Handle, cursor: Value) -> None:
+        """The box of an operand; of rows that are dealt in runs, a box for each."""
         ctx, buffer = self.ctx, to.ring.buffer(op.buffer)
         rows, columns = extents_of(buffer)
         item = buffer.type.dtype.bits // 8
         span = hw.swizzle_span(columns * item)
-        if rows % (hw.ATOM_ROWS * op.multicast):
-            raise IRError("a multicast box is split into equal shares of whole swizzle atoms", got=f"{rows} rows "
-                          f"over {op.multicast} CTAs", need=f"a multiple of {8 * op.multicast}")  # fmt: skip
-        leader = self.leader and op.multicast > 1
-        tensor_map = ctx.map(op.source, (span // item, rows if leader else rows // op.multicast), f"{span}B")
-        self.ir.add(TmaLoadOp, map=tensor_map, barriers=to.full, cursor=cursor, row=op.row, col=op.col,
-                    area=buffer.name, rows=rows, row_bytes=span, slabs=columns * item // span,
-                    multicast=op.multicast, leader=leader)  # fmt: skip
+        leader, at = self.leader and op.multicast > 1, 0
+        for run, width in enumerate(ctx.runs.get(op.row, (rows,))):
+            if width % (hw.ATOM_ROWS * op.multicast):
+                raise IRError("a multicast box is split into equal shares of whole swizzle atoms", got=f"{width} rows "
+                              f"over {op.multicast} CTAs", need=f"a multiple of {8 * op.multicast}")  # fmt: skip
+            box = (span // item, width if leader else width // op.multicast)
+            tensor_map = ctx.map(op.source, box, f"{span}B", run=run)
+            self.ir.add(TmaLoadOp, map=tensor_map, barriers=to.full, cursor=cursor, row=op.row, col=op.col,
+                        area=buffer.name, rows=width, row_bytes=span, slabs=columns * item // span,
+                        multicast=op.multicast, leader=leader, run=run, at=at)  # fmt: skip
+            at += width
 
     def _load_scales(self, op: AsyncLoadScalesOp, to: Handle, cursor: Value, multicast: int) -> None:
         """``multicast``: CTAs that share the rows which the scales belong to."""
@@ -115,7 +119,8 @@ class LoadLowering:
                 ir.add(CopyScalesOp, source=ctx.pointer(op.source), row_stride=ctx.stride(op.source, 0),
                        col_stride=ctx.stride(op.source, 1), cursor=cursor, row=op.row, col=op.col, area=buffer.name,
                        count=extents_of(buffer)[0], block=op.block, limit=mem(op.source).shape[0],
-                       run=to.ring.steps, columns=mem(op.source).shape[1] if to.ring.steps else 0)  # fmt: skip
+                       run=to.ring.steps, columns=mem(op.source).shape[1] if to.ring.steps else 0,
+                       runs=ctx.runs.get(op.row, ()))  # fmt: skip
         ir.add(CopyArriveOp, barriers=to.full, cursor=cursor, lanes=copying_lanes(to.ring))
 
 

@@ -186,6 +186,10 @@ class MathLowering:
 
     def tile_op(self, op: Op) -> None:
         """Lower an op that stands beside the K loop."""
+        if isinstance(op, tile_ops.ScaleOp | tile_ops.StoreOp) and op.col in self.ctx.runs:
+            raise IRError("sm_90a scales and stores columns that are dealt in runs with the copy engine's help only",
+                          got=op.NAME, need="scales of blocks, and a tile that is staged",
+                          fix="leave schedule.deal_columns auto")  # fmt: skip
         with self.ir.at(op.origin):
             match op:
                 case tile_ops.ZerosOp():
@@ -364,7 +368,7 @@ class MathLowering:
             self.ir.add(AddPartOp, acc=acc, part=part)
         elif op.row_block == 1:
             self.ir.add(PromoteRowsOp, acc=acc, part=part, rows=scales[0], blocks=scales[1], first=op.col,
-                        block=op.col_block)  # fmt: skip
+                        block=op.col_block, runs=self.ctx.runs.get(op.col, ()))  # fmt: skip
         else:
             self.ir.add(PromoteColumnsOp, acc=acc, part=part, blocks=scales[0], columns=scales[1])
 
@@ -404,7 +408,8 @@ class MathLowering:
         ir.add(StagingPublishOp)
         for wave in range(waves):
             ir.add(TmaStoreOp, map=tensor_map, row=op.row, col=op.col, area=area, box=box, waves=waves, wave=wave,
-                   slabs=1 if op.transposed else columns // slab, transposed=op.transposed)  # fmt: skip
+                   slabs=1 if op.transposed else columns // slab, transposed=op.transposed,
+                   runs=self.ctx.runs.get(op.col, ()))  # fmt: skip
         ir.add(StoreCommitOp)
 
     def _write_partials(self, op: ReducePartsOp) -> None:

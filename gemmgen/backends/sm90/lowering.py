@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar
 
 import sympy
@@ -119,6 +120,12 @@ class Context:
     args: dict[str, Value] = field(default_factory=dict)
     maps: list[TensorMap] = field(default_factory=list)
 
+    @cached_property
+    def runs(self) -> dict[Value, tuple[int, ...]]:
+        """The runs in which the columns of tiles are dealt, by the value that says where a tile starts."""
+        loops = [op for op in walk(self.module) if isinstance(op, ForTilesOp)]
+        return {op.body.args[1]: op.runs for op in loops if op.runs}
+
     @property
     def operands(self) -> Handle:
         """The ring that holds the operands."""
@@ -128,9 +135,14 @@ class Context:
         """The ring that holds a buffer."""
         return next(h for h in self.rings.values() if any(each.name == buffer for each in h.ring.buffers))
 
-    def map(self, operand: Value, box: tuple[int, ...], swizzle: str, *, transposed: bool = False) -> Value:
-        """The tensor map of ``operand`` with this box (innermost first), made a parameter on first use."""
-        name = f"tma_{operand.name}"
+    def map(
+        self, operand: Value, box: tuple[int, ...], swizzle: str, *, transposed: bool = False, run: int = 0
+    ) -> Value:
+        """The tensor map of ``operand`` with this box (innermost first), made a parameter on first use.
+
+        ``run``: the number of the run that it is for, where rows are dealt in runs.
+        """
+        name = f"tma_{operand.name}" + (f"_run{run}" if run else "")
         found = TensorMap(name, operand.name, mem(operand).dtype.name, box, swizzle, transposed)
         if name not in self.args:
             self.maps.append(found)
@@ -329,7 +341,7 @@ class Lowering:
             self.ir.add(
                 TileLoopOp, rows=op.rows, cols=op.cols, tile=op.tile, cluster=op.cluster, split=op.split,
                 raster_group=op.raster_group, raster_along=op.raster_along, inside_m=self.inside[0],
-                inside_n=self.inside[1], body=Region(op.body.args, body.region.ops),
+                inside_n=self.inside[1], runs=op.runs, body=Region(op.body.args, body.region.ops),
             )  # fmt: skip
 
     def _steps(self, loop: ForKOp, cursors: Cursors, math: MathLowering | None) -> None:

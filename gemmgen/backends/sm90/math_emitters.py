@@ -8,7 +8,16 @@ from typing import Any
 from gemmgen.backends.sm90 import hardware as hw
 from gemmgen.backends.sm90 import math_ops as ops
 from gemmgen.backends.sm90.emitters import TARGET, statement, wgmma_helper, wgmma_suffix
-from gemmgen.backends.sm90.names import barrier, dim, offset, stage_address, stage_bytes, wave_index, wave_rows
+from gemmgen.backends.sm90.names import (
+    barrier,
+    dim,
+    offset,
+    run_start,
+    stage_address,
+    stage_bytes,
+    wave_index,
+    wave_rows,
+)
 from gemmgen.backends.sm90.ops import LookAheadOp
 from gemmgen.emit.emission import Emission, Helper, emits, helpers
 from gemmgen.ir.core import Module, Value
@@ -170,6 +179,10 @@ def _block_scales(op: ops.BlockScalesOp, module: Module) -> Emission:
 def _promote_rows(op: ops.PromoteRowsOp, module: Module) -> Emission:
     blocks, columns = extents(op.blocks)[0], extents(op.acc)[1]
     fields = {"acc": op.acc.name, "part": op.part.name, "rows": op.rows.name, "blocks": op.blocks.name}
+    if op.runs:
+        ends = [sum(op.runs[: run + 1]) // hw.MATRIX_COLS for run in range(len(op.runs))]
+        parts = [{"index": run, "from": start, "to": end} for run, (start, end) in enumerate(zip((0, *ends), ends, strict=False))]
+        return Emission("promote_row_runs", {**fields, "runs": parts})
     if blocks == 1:
         return Emission("promote_rows", {**fields, "groups": columns // hw.MATRIX_COLS})
     # Tiles start at multiples of their columns, so that a block can end only at multiples of the common divisor.
@@ -246,14 +259,22 @@ def _tma_store(op: ops.TmaStoreOp, module: Module) -> Emission:
     row = op.row.name if op.transposed else f"{op.row.name} + {along}"
     col = f"{op.col.name} + {along}" if op.transposed else op.col.name
     base = f"smem + {offset(op.area)} + {wave} * {op.slabs * box_bytes}"
+    starts = _slab_columns(op) if op.runs else [(col, slab * op.box[1]) for slab in range(op.slabs)]
     boxes = [
         {
             "address": base + (f" + {slab * box_bytes}" if slab else ""),
-            "col": col + (f" + {slab * op.box[1]}" if slab else ""),
+            "col": start + (f" + {further}" if further else ""),
         }
-        for slab in range(op.slabs)
+        for slab, (start, further) in enumerate(starts)
     ]
     return Emission("tma_store", {"map": op.map.name, "row": row, "boxes": boxes}, helpers("tma_store"))
+
+
+def _slab_columns(op: ops.TmaStoreOp) -> list[tuple[str, int]]:
+    """Where each slab of columns goes that are dealt in runs: the start of its run, and how far behind it."""
+    return [
+        (run_start(op.col, run), further) for run, width in enumerate(op.runs) for further in range(0, width, op.box[1])
+    ]
 
 
 @emits(ops.StoreCommitOp, TARGET)

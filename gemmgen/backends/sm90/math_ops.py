@@ -213,7 +213,10 @@ class BlockScalesOp(Sm90Op):
 @register_op
 @dataclass(frozen=True)
 class PromoteRowsOp(Sm90Op):
-    """``acc += part · row scale · block scale``: a scale per row, and one per block of ``block`` columns."""
+    """``acc += part · row scale · block scale``: a scale per row, and one per block of ``block`` columns.
+
+    With ``runs`` the columns are dealt in runs of such widths, and each has one of the block scales.
+    """
 
     NAME: ClassVar[str] = "sm90.promote_rows"
 
@@ -223,6 +226,7 @@ class PromoteRowsOp(Sm90Op):
     blocks: Value = operand()
     first: Value = operand()
     block: int = attr()
+    runs: tuple[int, ...] = attr(default=())
 
 
 @register_op
@@ -327,7 +331,8 @@ class StagingPublishOp(Sm90Op):
 class TmaStoreOp(Sm90Op):
     """One thread stores the warpgroup's slabs of one wave: ``slabs`` boxes of ``box`` = [rows, columns] of D.
 
-    Boxes follow each other along D's columns (``transposed``: there is one box, at the wave's 64 columns).
+    Boxes follow each other along D's columns (``transposed``: there is one box, at the wave's 64 columns), or along
+    the ``runs`` in which the tile's columns are dealt.
     """
 
     NAME: ClassVar[str] = "sm90.tma_store"
@@ -342,6 +347,7 @@ class TmaStoreOp(Sm90Op):
     waves: int = attr()
     wave: int = attr()
     transposed: bool = attr()
+    runs: tuple[int, ...] = attr(default=())
 
 
 @register_op

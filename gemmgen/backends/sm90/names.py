@@ -41,6 +41,11 @@ def wave_index(waves: int, wave: int) -> str:
     return "warpgroup" if waves == 1 else f"(warpgroup * {waves} + {wave})"
 
 
+def run_start(first: Value, run: int) -> str:
+    """Where run number ``run`` of a tile's columns starts; ``first`` is the start of the first one."""
+    return f"{first.name}_run{run}" if run else first.name
+
+
 def dim(value: Dim) -> str:
     """A dimension as an unsigned C++ expression."""
     if isinstance(value, int):

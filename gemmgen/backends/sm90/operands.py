@@ -12,6 +12,9 @@ from gemmgen.spec.vocabulary import DTYPES, rows_contiguous
 STEP_BYTES = hw.SWIZZLE_BYTES
 """A step of K is one swizzle span of every operand: 128 elements of FP8, 64 of 16 bits."""
 
+D_STAGED_BYTES = 2
+"""Bytes of an element of D whose tiles go through shared memory; wider ones fill whole sectors anyway."""
+
 
 @dataclass(frozen=True)
 class Operands:
@@ -25,6 +28,8 @@ class Operands:
         scaled_by_step: promotion multiplies by scales of its step, one per row; else scales wait for the whole sum.
         blocks: scales of blocks of rows come with the steps of K.
         steps: steps of K; 0 if K is not known.
+        columns: columns of D; 0 if N is not known.
+        d_item_bytes: bytes of an element of D.
     """
 
     item_bytes: int = 1
@@ -34,6 +39,8 @@ class Operands:
     scaled_by_step: bool = True
     blocks: bool = True
     steps: int = 0
+    columns: int = 0
+    d_item_bytes: int = 2
 
     @classmethod
     def of(cls, spec: GemmSpec) -> Operands:
@@ -46,7 +53,14 @@ class Operands:
         scales = [side.scale.block for side in (spec.operands.a, spec.operands.b) if side.scale is not None]
         blocks = any(isinstance(rows, int) and rows > 1 and isinstance(step, int) for rows, step in scales)
         layouts = rows_contiguous(layout, "a"), rows_contiguous(layout, "b")
-        return cls(item_bytes, *layouts, promoted, by_step, blocks)
+        d_item_bytes = DTYPES[spec.operands.d.dtype].bits // 8
+        return cls(item_bytes, *layouts, promoted, by_step, blocks, d_item_bytes=d_item_bytes)
+
+    @property
+    def staged(self) -> bool:
+        """Whether tiles of D are known to leave through shared memory, by the copy engine."""
+        whole = self.columns * self.d_item_bytes % hw.STORE_GRANULE_BYTES == 0
+        return self.columns > 0 and self.d_item_bytes == D_STAGED_BYTES and whole
 
     @property
     def step_k(self) -> int:

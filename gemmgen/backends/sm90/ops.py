@@ -253,7 +253,7 @@ class TileLoopOp(Sm90Op):
 
     ``inside_m``: where D has as many rows as a tile, the last tile starts early enough to end with D, up to 7 rows, so
     that boxes lie inside of the operands; rows that two tiles share get the same values from both. ``inside_n``
-    likewise.
+    likewise. With ``runs`` the region's column is where the tile's first run starts.
     """
 
     NAME: ClassVar[str] = "sm90.tile_loop"
@@ -268,6 +268,7 @@ class TileLoopOp(Sm90Op):
     raster_along: str = attr()
     inside_m: bool = attr(default=False)
     inside_n: bool = attr(default=False)
+    runs: tuple[int, ...] = attr(default=())
     body: Region = region()
 
 
@@ -359,7 +360,8 @@ class TmaLoadOp(Sm90Op):
 
     Rows wider than a swizzle span are loaded as ``slabs`` boxes of ``row_bytes`` per row, one behind the other.
     ``multicast`` > 1: this CTA loads its share of the rows and writes it to all CTAs of the cluster; with ``leader``
-    the first CTA loads them all.
+    the first CTA loads them all. Of rows that are dealt in runs they are those of number ``run``, and go behind the
+    first ``at`` rows of the area.
     """
 
     NAME: ClassVar[str] = "sm90.tma_load"
@@ -376,6 +378,8 @@ class TmaLoadOp(Sm90Op):
     multicast: int = attr(default=1)
     leader: bool = attr(default=False)
     slabs: int = attr(default=1)
+    run: int = attr(default=0)
+    at: int = attr(default=0)
 
     @property
     def share_rows(self) -> int:
@@ -412,6 +416,7 @@ class CopyScalesOp(Sm90Op):
 
     ``source`` has ``limit`` rows of scales; those beyond arrive as zeros. Strides are in elements. With ``run`` > 0
     they copy those of that many steps of K from ``col`` on, which lie side by side; ``source`` has ``columns`` of them.
+    With ``runs`` the rows are dealt in runs of such widths, and each has a scale.
     """
 
     NAME: ClassVar[str] = "sm90.copy_scales"
@@ -429,6 +434,7 @@ class CopyScalesOp(Sm90Op):
     limit: Dim = attr()
     run: int = attr(default=0)
     columns: Dim = attr(default=0)
+    runs: tuple[int, ...] = attr(default=())
 
 
 @register_op
