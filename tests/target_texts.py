@@ -13,10 +13,11 @@ from __future__ import annotations
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "data" / "sm90"
-LANES, BULK, CLUSTER, SPLIT, ALONE, OVERLAP, RUNS, RUNS_OVERLAP, LOOKAHEAD, LEADER = (
+LANES, BULK, CLUSTER, SPLIT, ALONE, OVERLAP, RUNS, RUNS_OVERLAP, LOOKAHEAD, LEADER, DEALT = (
     (FOLDER / f"{name}.ir").read_text()
     for name in (
         "lanes", "bulk", "cluster", "split", "alone", "overlap", "runs", "runs_overlap", "lookahead", "leader",
+        "dealt",
     )
 )  # fmt: skip
 

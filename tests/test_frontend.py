@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ir_texts import CASES, SPECS, TARGET, TILE, WORDS, spec_of
 from sm100_cases import CASES as BLACKWELL_CASES
 from sm100_cases import with_scale_blocks
 
-from gemmgen.frontend import build_tile_module, scales_per_tile
+from gemmgen.frontend import build_tile_module, column_runs, scales_per_tile
 from gemmgen.ir import print_module, verify
 from gemmgen.ir.rewrite import walk
 from gemmgen.schedule import Schedule
@@ -50,6 +52,27 @@ def test_scales_per_tile_counts_every_start(extent: int, block: int, count: int)
     """The most blocks that any tile starting at a multiple of its extent touches."""
     starts = range(0, extent * block, extent)
     assert scales_per_tile(extent, block) == count == max((s + extent - 1) // block - s // block + 1 for s in starts)
+
+
+@given(tiles=st.integers(1, 12), columns=st.integers(1, 32), block=st.sampled_from((16, 32, 64, 96, 128, 256)))
+def test_runs_are_dealt_within_blocks(tiles: int, columns: int, block: int):
+    """Every column belongs to one run of one tile, and no run touches two scale blocks."""
+    runs = column_runs(columns, block)
+    assert sum(runs) == columns
+    dealt = []
+    for number, width in enumerate(runs):
+        for tile in range(tiles):
+            start = tiles * sum(runs[:number]) + tile * width
+            assert start // block == (start + width - 1) // block
+            dealt += range(start, start + width)
+    assert sorted(dealt) == list(range(tiles * columns))
+
+
+def test_a_tile_that_is_dealt_has_a_scale_per_run():
+    """112 columns touch two blocks at most where they follow each other, and are dealt in three runs."""
+    tiles = text(n=448, schedule=replace(SMALL, tile=(128, 112, 128), deal_columns=True))
+    assert "runs=[64, 32, 16]" in tiles
+    assert "%sbt = tile.load_scales(source=%sb, row=%n0, col=%k0) {block=[128, 128]} : smem<f32, [3]>" in tiles
 
 
 def test_scales_that_are_powers_of_two_come_four_to_a_word():

@@ -74,7 +74,7 @@ class ForTilesOp(Op):
     body: Region = region()
 
     def verify(self) -> None:
-        """A tile and a cluster have two extents; a shared tile is not multicast, not persistent and not dealt in runs."""
+        """A tile and a cluster have two extents; a shared tile is not multicast and not persistent."""
         if len(self.tile) != 2 or len(self.cluster) != 2:
             raise IRError("tile and cluster are [m, n]", got=f"tile={self.tile}, cluster={self.cluster}")
         check_indices(self.body, 2)

@@ -110,11 +110,16 @@ def _tile_loop(op: ops.TileLoopOp, module: Module) -> Emission:
         "tiles_m": f"({dim(op.rows)} + {op.tile[0] * cluster_m - 1}u) / {op.tile[0] * cluster_m}u",
         "tiles_n": f"({dim(op.cols)} + {op.tile[1] * cluster_n - 1}u) / {op.tile[1] * cluster_n}u",
         "start_m": _start(_share(index_m, cluster_m), op.tile[0], dim(op.rows) if op.inside_m else None),
-        "start_n": _start(_share(index_n, cluster_n), op.runs[0] if op.runs else op.tile[1],
-                          dim(op.cols) if op.inside_n else None),
+        "start_n": _start(
+            _share(index_n, cluster_n), op.runs[0] if op.runs else op.tile[1], dim(op.cols) if op.inside_n else None
+        ),
         "runs": [
-            {"name": run_start(op.body.args[1], run), "before": cluster_n * sum(op.runs[:run]),
-             "index": _share(index_n, cluster_n), "width": op.runs[run]}
+            {
+                "name": run_start(op.body.args[1], run),
+                "before": cluster_n * sum(op.runs[:run]),
+                "index": _share(index_n, cluster_n),
+                "width": op.runs[run],
+            }
             for run in range(1, len(op.runs))
         ],
         "dealt": [" + ".join(map(str, op.runs))] if op.runs else [],

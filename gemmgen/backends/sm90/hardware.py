@@ -34,8 +34,8 @@ MIN_REGISTERS = 24
 MAX_REGISTERS = 256
 REGISTERS_PER_SM = 65536
 OTHER_REGISTERS, OVERLAP_REGISTERS = 24, 32
-"""Registers a multiplying thread needs beside its accumulators at least, for addresses, loop state and scales; and where
-steps overlap, to do so well. Which kernels spill, only ptxas knows."""
+"""Registers a multiplying thread needs beside its accumulators for addresses, loop state and scales: at least, and if
+steps overlap. Which kernels spill, only ptxas knows."""
 
 
 def accumulator_registers(columns: int) -> int:

@@ -44,7 +44,7 @@ MULTICAST_TILE_16, MULTICAST_CLUSTER_16 = (128, 256), (2, 1)
 """A wgmma of 256 columns reads less shared memory per product than two of 128: A goes half as often."""
 
 MULTICAST_FROM_US = 100.0
-"""Predicted time from which on pairs pay: they spare power, but CTAs wait for each other (1024×4096×7168 2 % slower)."""
+"""Predicted time from which on pairs pay: they spare power, but wait for each other (1024×4096×7168: 2 % slower)."""
 PDL_UP_TO_US = 18.0
 """Predicted time up to which the next launch may start early: measured, that saves up to 1.1 µs. Longer launches get
 slower by 2 to 5 %, unless there is room for the next one's CTAs beside theirs."""

@@ -51,9 +51,9 @@ def scales_ahead(schedule: Schedule, hint: bool | None, operands: Operands) -> b
 
 
 def deals(schedule: Schedule, hint: bool | None, operands: Operands) -> bool:
-    """Whether a tile's columns are dealt in runs: as the hint says, else where choosing among blocks' scales would cost.
+    """Whether a tile's columns are dealt in runs: as the hint says, else where blocks may end in many places of a tile.
 
-    That is where blocks may end in many places of a tile. Split tiles, and those that threads store, follow each other.
+    There it costs time to choose among their scales. Columns of split tiles, or that threads store, are neighbours.
     """
     alone = schedule.split_k == 1 and not schedule.swap_ab
     may = operands.blocks and operands.scaled_by_step and operands.staged and alone
@@ -61,7 +61,7 @@ def deals(schedule: Schedule, hint: bool | None, operands: Operands) -> bool:
         got = "swap_ab" if schedule.swap_ab else f"split_k={schedule.split_k}, {operands.columns} columns of D"
         raise ScheduleError("columns cannot be dealt in runs", where="schedule.deal_columns",
                             got=got if operands.blocks and operands.scaled_by_step else "no scales of blocks",
-                            need="scales of blocks, rows of D on wgmma's M side, no split_k, and a D of 16-bit elements "
+                            need="scales of blocks, rows of D on wgmma's M side, no split_k, a D of 16-bit elements "
                                  f"whose rows are a multiple of {hw.STORE_GRANULE_BYTES} bytes",
                             fix="leave deal_columns auto")  # fmt: skip
     return may and schedule.tile[1] % DEALT_UNLESS != 0 if hint is None else hint

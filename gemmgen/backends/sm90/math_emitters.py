@@ -181,7 +181,8 @@ def _promote_rows(op: ops.PromoteRowsOp, module: Module) -> Emission:
     fields = {"acc": op.acc.name, "part": op.part.name, "rows": op.rows.name, "blocks": op.blocks.name}
     if op.runs:
         ends = [sum(op.runs[: run + 1]) // hw.MATRIX_COLS for run in range(len(op.runs))]
-        parts = [{"index": run, "from": start, "to": end} for run, (start, end) in enumerate(zip((0, *ends), ends, strict=False))]
+        bounds = enumerate(zip((0, *ends), ends, strict=False))
+        parts = [{"index": run, "from": start, "to": end} for run, (start, end) in bounds]
         return Emission("promote_row_runs", {**fields, "runs": parts})
     if blocks == 1:
         return Emission("promote_rows", {**fields, "groups": columns // hw.MATRIX_COLS})

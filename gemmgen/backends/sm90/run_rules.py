@@ -23,8 +23,9 @@ def check_column_runs(program: Program) -> None:
         IRError: the first law that is broken.
     """
     dealt: dict[Value, tuple[int, ...]] = {}
-    for _, op in program.all(TileLoopOp):
-        _check_loop(op)
+    loops = [op for _, op in program.all(TileLoopOp)]
+    for op in loops:
+        _check_loop(op, loops[0].runs)
         if op.runs:
             dealt[op.body.args[1]] = op.runs
     loads: Loads = {}
@@ -36,8 +37,10 @@ def check_column_runs(program: Program) -> None:
         _check_use(site.op, dealt)
 
 
-def _check_loop(op: TileLoopOp) -> None:
-    """Runs make up a tile that no other CTA has a part of, and that starts where the runs before it end."""
+def _check_loop(op: TileLoopOp, others: tuple[int, ...]) -> None:
+    """Runs make up a tile that no other CTA has a part of, and every role deals the same ones."""
+    if op.runs != others:
+        fail(op, "every role deals columns in the same runs", got=list(op.runs), need=list(others))
     try:
         check_runs(op.runs, op.tile[1])
     except IRError as error:
