@@ -28,6 +28,8 @@ CASES = (
     ("fp8_gemm_nt", (200, 200, 144), ScheduleHints(tile=(256, 128, 128), cluster=(1, 2)), "mn"),
     ("fp8_gemm_nt", (150, 400, 400), ScheduleHints(tile=(128, 192, 128)), "mn"),
     ("fp8_gemm_nt", (150, 232, 400), ScheduleHints(tile=(128, 112, 128), scales_ahead=True), "mn"),
+    ("fp8_gemm_nt", (150, 424, 400), ScheduleHints(tile=(128, 112, 128), evict_first=True), "mn"),
+    ("fp8_gemm_nt", (300, 232, 400), ScheduleHints(tile=(256, 112, 128), stages=2), "mn"),
     ("fp8_gemm_nt", (40, 136, 528), ScheduleHints(tile=(64, 64, 128), split_k=2, scales_ahead=True), "mn"),
     ("fp8_gemm_nt", (300, 264, 656), ScheduleHints(tile=(256, 128, 128), cluster=(1, 2), stages=2), "mn"),
     ("fp8_gemm_nt", (200, 296, 656), ScheduleHints(tile=(128, 144, 128), cluster=(2, 1), unroll=4, stages=3), "mn"),

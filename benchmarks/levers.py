@@ -53,6 +53,8 @@ LEVERS: dict[str, Lever] = {
     "lookahead": Lever(lambda s: s.lookahead, ScheduleHints(lookahead=False)),
     "unroll": Lever(lambda s: s.unroll > 0, ScheduleHints(unroll=0)),
     "scales ahead": Lever(lambda s: s.scales_ahead, ScheduleHints(scales_ahead=False)),
+    "columns dealt in runs": Lever(lambda s: s.deal_columns, ScheduleHints(deal_columns=False)),
+    "B's lines leave L2 first": Lever(lambda s: s.evict_first, ScheduleHints(evict_first=False)),
     "dependent launch": Lever(lambda s: s.pdl, ScheduleHints(pdl=False)),
     "ring depth": Lever(lambda s: s.stages > SHALLOW, ScheduleHints(stages=SHALLOW)),
     "row scales by the copy engine": Lever(lambda s: s.scale_copy == "bulk", gathered=True),

@@ -40,6 +40,7 @@ CASES = (
     (Case(Shape(200, 400, 1024), Layout()), ScheduleHints(tile=(128, 192, 128), unroll=4)),
     (Case(Shape(512, 512, 1024), Layout()), ScheduleHints(tile=(256, 128, 128), cluster=(1, 2))),
     (Case(Shape(512, 288, 1024), Layout()), ScheduleHints(tile=(128, 144, 128), cluster=(2, 1))),
+    (Case(Shape(200, 456, 1024), Layout()), ScheduleHints(tile=(128, 112, 128), evict_first=True)),
 )
 
 

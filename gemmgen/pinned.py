@@ -32,6 +32,7 @@ def pinned(hints: ScheduleHints, schedule: Schedule) -> ScheduleHints:
         lookahead=schedule.lookahead,
         unroll=schedule.unroll,
         deal_columns=schedule.deal_columns,
+        evict_first=schedule.evict_first,
     )
 
 

@@ -39,6 +39,7 @@ class Schedule:
         unroll: steps of K that follow each other in the code of the multiplying loop; 0 leaves it to the compiler.
         deal_columns: a tile's columns are no neighbours but runs whose widths are powers of two (144 = 128 + 16), so
             that each lies in one scale block, wherever the tile starts.
+        evict_first: B's lines leave L2 before others, for the launch will not read them again.
     """
 
     tile: tuple[int, int, int]
@@ -61,6 +62,7 @@ class Schedule:
     lookahead: bool = False
     unroll: int = 0
     deal_columns: bool = False
+    evict_first: bool = False
 
     @property
     def cluster_size(self) -> int:
@@ -113,6 +115,7 @@ class Schedule:
         parts += [f"promotion_burst={self.promotion_burst}"] if self.promotion_burst else []
         parts += ["lookahead"] if self.lookahead else []
         parts += [f"unroll={self.unroll}"] if self.unroll else []
+        parts += ["evict_first"] if self.evict_first else []
         parts += ["pdl"] if self.pdl else []
         parts += [f"accumulators={self.accumulators}"] if self.accumulators else []
         return " ".join(parts)

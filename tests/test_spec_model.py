@@ -103,6 +103,7 @@ schedule:
   lookahead: auto
   unroll: auto
   deal_columns: auto
+  evict_first: auto
   epilogue_overlap: auto
 targets: [sm_90a, sm_100a, sm_103a]
 """

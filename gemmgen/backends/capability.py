@@ -63,7 +63,7 @@ class Capability:
 
 
 HOPPER_LEVERS = frozenset(
-    {"promotion_overlap", "promotion_burst", "scales_ahead", "lookahead", "unroll", "deal_columns"}
+    {"promotion_overlap", "promotion_burst", "scales_ahead", "lookahead", "unroll", "deal_columns", "evict_first"}
 )
 """They arrange promotion in the registers of the warps that multiply, and the FFMAs of a cubin whose bits are known."""
 

@@ -166,6 +166,7 @@ class ScheduleHints(SpecPart):
     deal_columns: bool | None = entry(
         auto(Flag()), "deal a tile's columns in runs that each lie in one scale block, on Hopper", default=None
     )
+    evict_first: bool | None = entry(auto(Flag()), "let B's lines leave L2 before others, on Hopper", default=None)
     epilogue_overlap: bool | None = entry(auto(Flag()), "store a tile while the next one is multiplied", default=None)
 
 

@@ -22,13 +22,14 @@ BURSTS = (0, 4, 8, 256)
 WARPGROUPS = (1, 2)
 DECIDED_FIELDS = (
     "stages", "producer_registers", "math_registers", "scales_ahead", "promotion_overlap", "promotion_burst",
-    "lookahead", "unroll", "deal_columns", "accumulators",
+    "lookahead", "unroll", "deal_columns", "evict_first", "accumulators",
 )  # fmt: skip
 """What the heuristics decide again when a schedule is varied, unless the variation or a hint says it."""
 
 
 FOLLOWING_FIELDS = (
     "stages", "scales_ahead", "promotion_overlap", "promotion_burst", "lookahead", "unroll", "deal_columns",
+    "evict_first",
 )  # fmt: skip
 """Those of them for which there are hints."""
 
@@ -139,6 +140,7 @@ def _variations(schedule: Schedule) -> Iterator[dict[str, Any]]:
     yield {"lookahead": not schedule.lookahead}
     yield from ({"unroll": steps} for steps in UNROLLED)
     yield {"deal_columns": not schedule.deal_columns}
+    yield {"evict_first": not schedule.evict_first}
     yield from ({"stages": stages} for stages in (schedule.stages - 1, schedule.stages // 2))
     yield from ({"raster_group": group} for group in RASTER_GROUPS)
     yield {"raster_along": "n" if schedule.raster_along == "m" else "m"}

@@ -203,6 +203,12 @@ def _loaded(op: ops.LoadedOp, module: Module) -> Emission:
     return statement(f"bool {op.result.name} = false;", "whether the step to come was seen to be loaded")
 
 
+@emits(ops.EvictFirstOp, TARGET)
+def _evict_first(op: ops.EvictFirstOp, module: Module) -> Emission:
+    return statement(f"const uint64_t {op.result.name} = evict_first_policy();",
+                     "what is read once leaves L2 before what is read again", "evict_first_policy")  # fmt: skip
+
+
 @emits(ops.ExpectOp, TARGET)
 def _expect(op: ops.ExpectOp, module: Module) -> Emission:
     return statement(f"mbarrier_expect({barrier(op.barriers, op.cursor)}, {op.transfer_bytes});",
@@ -225,6 +231,9 @@ def tma_load(op: ops.TmaLoadOp, module: Module, load: str) -> Emission:
          "col": op.col.name + (f" + {slab * slab_columns}" if slab else "")}
         for slab in range(op.slabs)
     ]  # fmt: skip
+    if op.policy is not None:
+        text = f"tma_load_policy({address}, &{op.map.name}, {to}, {op.col.name}, {row}, {op.policy.name});"
+        return statement(text, f"{op.rows} rows of {op.area}, read once", "tma_load_policy")
     if op.multicast == 1 and op.slabs == 1:
         text = f"{load}({address}, &{op.map.name}, {to}, {op.col.name}, {row});"
         return statement(text, f"{op.rows} rows of {op.area}", load)

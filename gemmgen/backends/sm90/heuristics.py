@@ -123,6 +123,7 @@ def with_time(
     return schedule.replace(
         pdl=starts_early(predicted, schedule, target) if hints.pdl is None else hints.pdl,
         unroll=levers.unrolled(schedule, hints.unroll, operands, predicted.total_us),
+        evict_first=levers.evicts(schedule, hints.evict_first, operands, predicted),
         raster_along=levers.raster_along(schedule, hints.raster.along, predicted.rounds.tiles),
     )
 

@@ -5,6 +5,7 @@ Each function refuses a hint that the rest of the schedule does not allow.
 
 from __future__ import annotations
 
+from gemmgen.backends.model import Prediction
 from gemmgen.backends.sm90 import hardware as hw
 from gemmgen.backends.sm90.operands import FP8, Operands, rows_and_columns
 from gemmgen.errors import ScheduleError
@@ -29,6 +30,8 @@ several; where it overlaps and tiles have `WIDE_COLUMNS` or more, or fewer, whos
 WIDE_COLUMNS = 128
 UNROLLED, UNROLL_FROM_US = 4, 20.0
 """Steps of K in a row in launches of such a predicted time: 1 to 4 % faster, and NVRTC takes twice as long."""
+EVICT_UP_TO_ROWS, EVICT_FROM_US = 64, 3.0
+"""Rows of a tile, and time of the memory, for which B's lines leave L2 first: 64×4096×7168 3 % faster."""
 SHARED_ROWS_TILES = 4
 """Tiles along N that are visited together, so that rows of A are loaded once, if D has no more (4096×576×7168: 3 %)."""
 
@@ -145,6 +148,24 @@ def unrolled(schedule: Schedule, hint: int | None, operands: Operands, predicted
         return hint
     may = operands.promoted and schedule.math_warpgroups > 1 and not schedule.promotion_overlap
     return UNROLLED if may and predicted_us >= UNROLL_FROM_US else 0
+
+
+def evicts(schedule: Schedule, hint: bool | None, operands: Operands, predicted: Prediction) -> bool:
+    """Whether B's lines leave L2 first: as the hint says, else where few rows read much of B once, in one round.
+
+    In launches of several rounds, or of more rows, it is slower by up to 5 %.
+    """
+    alone = schedule.cluster == (1, 1) and not operands.b_rows_contiguous
+    if hint and not alone:
+        got = "N contiguous in B" if operands.b_rows_contiguous else f"cluster {list(schedule.cluster)}"
+        raise ScheduleError("B's lines cannot leave L2 first", where="schedule.evict_first", got=got,
+                            need="a B whose rows run along K, that every CTA loads for itself",
+                            fix="leave evict_first auto")  # fmt: skip
+    if hint is not None:
+        return hint
+    once = predicted.rounds.count == 1 and predicted.rounds.tiles[0] == 1 and schedule.tile[0] <= EVICT_UP_TO_ROWS
+    much = predicted.memory_us > max(predicted.steps_us, EVICT_FROM_US)
+    return alone and operands.item_bytes == 1 and once and much
 
 
 def raster_along(schedule: Schedule, hint: str | None, tiles: tuple[int, int]) -> str:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from gemmgen.backends.sm90.lowering import Context, Handle
 
+EVICTED = "b"
+"""The operand whose lines leave L2 first where they are loaded with a policy."""
 LoadT = TypeVar("LoadT", bound=AsyncLoadOp | AsyncLoadScalesOp)
 Fill = Callable[[Sequence[LoadT], "Handle", Value], None]
 """What starts loads into the stage of a ring at a cursor."""
@@ -96,7 +98,8 @@ class LoadLowering:
             tensor_map = ctx.map(op.source, box, f"{span}B", run=run)
             self.ir.add(TmaLoadOp, map=tensor_map, barriers=to.full, cursor=cursor, row=op.row, col=op.col,
                         area=buffer.name, rows=width, row_bytes=span, slabs=columns * item // span,
-                        multicast=op.multicast, leader=leader, run=run, at=at)  # fmt: skip
+                        multicast=op.multicast, leader=leader, run=run, at=at,
+                        policy=ctx.policy if op.source.name == EVICTED else None)  # fmt: skip
             at += width
 
     def _load_scales(self, op: AsyncLoadScalesOp, to: Handle, cursor: Value, multicast: int) -> None:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import sympy
 
 from gemmgen.backends.sm90 import hardware as hw
-from gemmgen.backends.sm90.lower_loads import LoadLowering, copied_by_lanes, copying_lanes
+from gemmgen.backends.sm90.lower_loads import EVICTED, LoadLowering, copied_by_lanes, copying_lanes
 from gemmgen.backends.sm90.lower_math import MathLowering
 from gemmgen.backends.sm90.ops import (
     AdvanceOp,
@@ -18,6 +18,7 @@ from gemmgen.backends.sm90.ops import (
     BarriersOp,
     CursorOp,
     DispatchOp,
+    EvictFirstOp,
     GridLaunchOp,
     GridWaitOp,
     InitBarriersOp,
@@ -66,7 +67,7 @@ class LowerSm90Pass(Pass):
 
     Before: rings and staging tiles have offsets (``shared-memory-allocation``); roles are optional. Without roles,
     ``warpgroups`` warpgroups do everything, loads included. ``lookahead`` and ``unroll`` are for loops over K that
-    multiply and do not overlap.
+    multiply and do not overlap. ``evict_first``: B's lines leave L2 before others.
     After: a target-level module of ``sm90.*`` ops whose arguments are the kernel's parameters.
     """
 
@@ -74,13 +75,14 @@ class LowerSm90Pass(Pass):
     pdl: bool = False
     lookahead: bool = False
     unroll: int = 0
+    evict_first: bool = False
 
     name: ClassVar[str] = "lower-sm90"
     levels: ClassVar[frozenset[Level]] = frozenset({Level.ASYNC})
 
     def apply(self, module: Module) -> Module:
         """The module at the target level."""
-        return Lowering(module, self.warpgroups, self.pdl, self.lookahead, self.unroll).run()
+        return Lowering(module, self.warpgroups, self.pdl, self.lookahead, self.unroll, self.evict_first).run()
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ class Context:
         lookahead: multiplying warps look for the next step's operands before they promote a step.
         args: the kernel's parameters by name.
         maps: the tensor maps among them.
+        policy: how long L2 keeps what the role at hand loads of B, if that is said.
     """
 
     module: Module
@@ -119,6 +122,7 @@ class Context:
     lookahead: bool = False
     args: dict[str, Value] = field(default_factory=dict)
     maps: list[TensorMap] = field(default_factory=list)
+    policy: Value | None = None
 
     @cached_property
     def runs(self) -> dict[Value, tuple[int, ...]]:
@@ -171,16 +175,20 @@ class Lowering:
         pdl: the launch overlaps with its neighbours.
         lookahead: the multiplying warps look for the next step's operands before they promote a step.
         unroll: steps of K in a row in the code of a loop that multiplies; 0 leaves it to the compiler.
+        evict_first: B's lines leave L2 before others.
     """
 
     MAX_RINGS: ClassVar[int] = 2
 
-    def __init__(self, module: Module, warpgroups: int, pdl: bool, lookahead: bool = False, unroll: int = 0) -> None:
+    def __init__(
+        self, module: Module, warpgroups: int, pdl: bool, lookahead: bool = False, unroll: int = 0,
+        evict_first: bool = False,
+    ) -> None:  # fmt: skip
         rings = [op for op in module.body.ops if isinstance(op, RingOp) and not op.in_tensor_memory]
         if not 1 <= len(rings) <= self.MAX_RINGS or rings[0].offset < 0:
             raise IRError("lowering needs one ring that has its place", where=f"module @{module.name}",
                           got=f"{len(rings)} rings", fix="run pipelining and shared-memory-allocation")  # fmt: skip
-        self.warpgroups, self.pdl, self.unroll = warpgroups, pdl, unroll
+        self.warpgroups, self.pdl, self.unroll, self.evict_first = warpgroups, pdl, unroll, evict_first
         self.ir = Builder(NameSupply(_kept_names(module)))
         self.roles = [op for op in module.body.ops if isinstance(op, RoleOp)] or [self._only_role(module)]
         self.ctx = Context(
@@ -312,6 +320,9 @@ class Lowering:
         math = MathLowering(self.ir, self.ctx) if stores(role) else None
         if math:
             math.prologue(role)
+        evicted = any(isinstance(op, AsyncLoadOp) and op.source.name == EVICTED for op in walk(role))
+        if self.evict_first and evicted:
+            self.ctx.policy = self.ir.add(EvictFirstOp, result=("policy", I64)).result
         cursors = {ring: self._cursor_in(ring, reads=bool(math)) for ring in self._rings_of(role)}
         self._tiles(role, cursors, math)
         if math:
@@ -442,4 +453,5 @@ def _symbols(kind: MemType) -> set[sympy.Symbol]:
 
 def lowering_pass(schedule: Schedule) -> LowerSm90Pass:
     """The lowering for a schedule."""
-    return LowerSm90Pass(schedule.math_warpgroups, schedule.pdl, schedule.lookahead, schedule.unroll)
+    return LowerSm90Pass(schedule.math_warpgroups, schedule.pdl, schedule.lookahead, schedule.unroll,
+                         schedule.evict_first)  # fmt: skip

@@ -342,6 +342,16 @@ class WaitOp(Sm90Op):
 
 @register_op
 @dataclass(frozen=True)
+class EvictFirstOp(Sm90Op):
+    """A cache policy: lines that are loaded with it leave L2 before others: ``%policy = sm90.evict_first() : i64``."""
+
+    NAME: ClassVar[str] = "sm90.evict_first"
+
+    result: Value = result()
+
+
+@register_op
+@dataclass(frozen=True)
 class ExpectOp(Sm90Op):
     """Arrive, and expect ``transfer_bytes`` of bulk loads in this phase, whoever sends them."""
 
@@ -361,7 +371,7 @@ class TmaLoadOp(Sm90Op):
     Rows wider than a swizzle span are loaded as ``slabs`` boxes of ``row_bytes`` per row, one behind the other.
     ``multicast`` > 1: this CTA loads its share of the rows and writes it to all CTAs of the cluster; with ``leader``
     the first CTA loads them all. Of rows that are dealt in runs they are those of number ``run``, and go behind the
-    first ``at`` rows of the area.
+    first ``at`` rows of the area. ``policy`` says how long L2 keeps what is read.
     """
 
     NAME: ClassVar[str] = "sm90.tma_load"
@@ -372,6 +382,7 @@ class TmaLoadOp(Sm90Op):
     cursor: Value = operand()
     row: Value = operand()
     col: Value = operand()
+    policy: Value | None = optional_operand()
     area: str = attr()
     rows: int = attr()
     row_bytes: int = attr()

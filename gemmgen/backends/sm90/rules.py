@@ -21,6 +21,7 @@ from gemmgen.backends.sm90.math_ops import (
 )
 from gemmgen.backends.sm90.ops import (
     CopyScalesOp,
+    EvictFirstOp,
     Launch,
     SetRegistersOp,
     Sm90Op,
@@ -183,6 +184,10 @@ def _check_tma_load(program: Program, site: Site, op: TmaLoadOp) -> None:
     _need_one_thread(site, op)
     if op.multicast not in (1, program.launch.cluster):
         fail(op, "a box is shared by the whole cluster", got=op.multicast, need=f"1 or {program.launch.cluster}")
+    made = {policy.result for _, policy in program.all(EvictFirstOp)}
+    if op.policy is not None and (op.policy not in made or op.multicast > 1 or op.slabs > 1):
+        fail(op, "a cache policy is for one box that this CTA loads for itself", got=op.policy,
+             need=f"the result of {EvictFirstOp.NAME}, multicast=1, slabs=1")  # fmt: skip
     rows, rest = op.share_rows, 0 if op.leader else op.rows % op.multicast
     if rest or inner != op.row_bytes or tensor_map.box[1] != rows or tensor_map.swizzle != f"{op.row_bytes}B":
         fail(
