@@ -30,7 +30,8 @@ class Kernel(NamedTuple):
 
 def kernel(found: Case, scale_copy: str = "bulk", **hints: Any) -> Kernel:
     """A case's kernel with further hints; tiles are visited in one order, so that it is the same for every M."""
-    schedule = replace(found.spec.schedule, raster=Raster(along="m"), **hints)
+    fixed = {"evict_first": bool(found.spec.schedule.evict_first), "raster": Raster(along="m")}
+    schedule = replace(found.spec.schedule, **{**fixed, **hints})
     found = replace(found, spec=replace(found.spec, schedule=schedule))
     (only,) = compiler.plan(found.spec, TARGET, scale_copy)
     return Kernel(found, compiler.build(found.spec, TARGET, only.schedule))

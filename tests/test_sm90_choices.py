@@ -112,7 +112,7 @@ def test_two_warpgroups_look_ahead(schedule: Schedule, operands: Operands, looks
 
 
 def test_steps_are_unrolled_in_launches_that_last():
-    assert [levers.unrolled(PLAIN, None, FP8, us) for us in (0.0, 19.9, 20.0, 500.0)] == [0, 0, 4, 4]
+    assert [levers.unrolled(PLAIN, None, FP8, us) for us in (0.0, 17.9, 18.0, 500.0)] == [0, 0, 4, 4]
     assert levers.unrolled(PLAIN, None, UNSCALED, 500.0) == 4
     assert levers.unrolled(NARROW, None, FP8, 500.0) == 0
     assert levers.unrolled(PLAIN, None, UNPROMOTED, 500.0) == 0
@@ -186,8 +186,7 @@ def test_scales_ahead_that_cannot_be_say_why(name: str, scale_copy: str, k: int,
     ],
 )
 def test_bursts_that_cannot_be_say_why(name: str, hints: dict[str, Any], got: str):
-    ((_, _, schedule),) = heuristics.plan(spec_of(4096, 7168, name, **hints), HOPPER)
-    assert not schedule.promotion_burst
+    assert not any(s.promotion_burst for _, _, s in heuristics.plan(spec_of(4096, 7168, name, **hints), HOPPER))
     with pytest.raises(ScheduleError) as caught:
         heuristics.plan(spec_of(4096, 7168, name, **hints, promotion_burst=4), HOPPER)
     error = caught.value
@@ -259,6 +258,15 @@ def test_short_launches_let_the_next_one_start():
     assert not schedule.pdl
     assert first(4096, 7168, 2048, pdl=True)[1].pdl
     assert not first(128, 576, 7168, pdl=False)[1].pdl
+
+
+def test_launches_that_memory_bounds_do_so_if_they_are_shorter():
+    few = Schedule((128, 128, 128), 4)
+    for total, memory, starts in ((26.0, 1.0, True), (28.0, 1.0, False), (16.0, 15.0, True), (19.0, 18.0, False)):
+        rounds = Rounds((1, 132), 132, 132)
+        predicted = Prediction(1.0, 0.0 if memory > 1.0 else total - 1.0, 0.0, memory, 1, rounds)
+        assert predicted.total_us == pytest.approx(total)
+        assert heuristics.starts_early(predicted, few, HOPPER) == starts
 
 
 def test_what_depends_on_the_size_is_decided_for_it():

@@ -382,7 +382,9 @@ def test_smem_is_never_more_than_predicted():
         for ahead in (True, False):
             if steps < hints.get("split_k", 1):
                 continue
-            ((_, _, schedule),) = plan_of(4096, k, tile=tile, scales_ahead=ahead, unroll=0, **hints)
+            ((_, _, schedule),) = plan_of(
+                4096, k, tile=tile, scales_ahead=ahead, unroll=0, evict_first=False, pdl=False, **hints
+            )
             stage, rest = heuristics._smem_bytes(schedule, steps)
             taken = compiler.build(spec_of(4096, k), TARGET, schedule).result.module.record(Launch).smem_bytes
             assert taken <= schedule.stages * stage + rest <= HOPPER.smem_per_cta, (schedule, k)

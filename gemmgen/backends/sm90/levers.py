@@ -28,7 +28,7 @@ BURST_ALONE, BURST_WAVES, BURST_WIDE, BURST_NARROW = 4, 8, 8, 256
 """Multiply-adds of promotion in a row: where it overlaps with nothing and a warpgroup has one fragment of the tile, or
 several; where it overlaps and tiles have `WIDE_COLUMNS` or more, or fewer, whose sums are promoted in one go."""
 WIDE_COLUMNS = 128
-UNROLLED, UNROLL_FROM_US = 4, 20.0
+UNROLLED, UNROLL_FROM_US = 4, 18.0
 """Steps of K in a row in launches of such a predicted time: 1 to 4 % faster, and NVRTC takes twice as long."""
 EVICT_UP_TO_ROWS, EVICT_FROM_US = 64, 3.0
 """Rows of a tile, and time of the memory, for which B's lines leave L2 first: 64×4096×7168 3 % faster."""
