@@ -81,10 +81,10 @@ def test_steps_that_do_not_overlap_look_ahead_and_are_unrolled_by_the_way() -> N
     """Levers of their own, and decided anew for every tile, without a hint."""
     space = Space(SPEC, 4096, TARGET)
     alone = space.served().schedule
-    assert (alone.promotion_overlap, alone.promotion_burst, alone.lookahead, alone.unroll) == (False, 4, True, 4)
+    assert (alone.promotion_overlap, alone.promotion_burst, alone.lookahead, alone.unroll) == (False, 8, True, 4)
     found = [candidate.schedule for candidate in space.neighbours(alone)]
     varied = [{"lookahead": False}, *({"unroll": steps} for steps in (0, 2, 8))]
-    varied += [{"promotion_burst": length} for length in (0, 8, 256)]
+    varied += [{"promotion_burst": length} for length in (0, 4, 256)]
     assert {alone.replace(**changes) for changes in varied} <= set(found)
     narrower = next(s for s in found if s.tile == (128, 112, 128))
     assert (narrower.promotion_overlap, narrower.promotion_burst, narrower.lookahead) == (True, 256, False)

@@ -46,8 +46,8 @@ MULTICAST_TILE_16, MULTICAST_CLUSTER_16 = (128, 256), (2, 1)
 MULTICAST_FROM_US = 100.0
 """Predicted time from which on pairs pay: they spare power, but wait for each other (1024×4096×7168: 2 % slower)."""
 PDL_UP_TO_US, PDL_BY_MEMORY_UP_TO_US = 27.0, 18.0
-"""Predicted time up to which the next launch may start early, and where memory bounds it: measured, that saves up to 1.1
-µs. Longer launches get slower by 1 to 5 %, unless there is room for the next one's CTAs beside theirs."""
+"""Predicted time up to which the next launch may start early, and where memory bounds it: measured, that saves 1.1 µs
+at best. Longer launches get slower by 1 to 5 %, unless there is room for the next one's CTAs beside theirs."""
 PDL_UNEVEN_UP_TO_US = 12.0
 """The same for launches that memory bounds and that leave SMs idle: CTAs that start early take the idle SMs, wherever
 they are, and then share what their part of the chip can load (48×5120×12288: 23 instead of 20 µs)."""

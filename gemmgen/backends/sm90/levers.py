@@ -9,12 +9,14 @@ from gemmgen.backends.model import Prediction
 from gemmgen.backends.sm90 import hardware as hw
 from gemmgen.backends.sm90.operands import FP8, Operands, rows_and_columns
 from gemmgen.errors import ScheduleError
+from gemmgen.frontend import column_runs
 from gemmgen.schedule import Schedule
 
 SCALE_BLOCK = 128
 OVERLAP_FROM_COLUMNS = 16
 """With 8 columns a step's promotion is four FMAs, and ptxas lets the next product wait for them."""
 
+FEW_RUNS = 3
 DEALT_UNLESS = 32
 """Columns of tiles that blocks end in few places of: choosing among their scales costs little there."""
 
@@ -26,7 +28,8 @@ STAGES_HELD = 2
 
 BURST_ALONE, BURST_WAVES, BURST_WIDE, BURST_NARROW = 4, 8, 8, 256
 """Multiply-adds of promotion in a row: where it overlaps with nothing and a warpgroup has one fragment of the tile, or
-several; where it overlaps and tiles have `WIDE_COLUMNS` or more, or fewer, whose sums are promoted in one go."""
+several, or columns are dealt; where it overlaps and tiles have `WIDE_COLUMNS` or more, or fewer, whose sums are
+promoted in one go."""
 WIDE_COLUMNS = 128
 UNROLLED, UNROLL_FROM_US = 4, 18.0
 """Steps of K in a row in launches of such a predicted time: 1 to 4 % faster, and NVRTC takes twice as long."""
@@ -71,8 +74,15 @@ def deals(schedule: Schedule, hint: bool | None, operands: Operands) -> bool:
 
 
 def _pays_ahead(schedule: Schedule) -> bool:
-    """Whether copying block scales ahead is faster: measured with two warpgroups and few runs of one scale."""
-    halves = schedule.deal_columns or schedule.tile[1] % (SCALE_BLOCK // 2) == 0 or schedule.tile[1] > SCALE_BLOCK
+    """Whether copying block scales ahead is faster: measured with two warpgroups and few scales for a step.
+
+    Three, of columns that are dealt in as many runs, come with every step where promotion does not overlap.
+    """
+    rows, columns = schedule.tile[:2]
+    halves = columns % (SCALE_BLOCK // 2) == 0 or columns > SCALE_BLOCK
+    if schedule.deal_columns:
+        one_fragment = rows == hw.WGMMA_ROWS * schedule.math_warpgroups and columns <= SCALE_BLOCK
+        halves = one_fragment or len(column_runs(columns, SCALE_BLOCK)) < FEW_RUNS
     return schedule.math_warpgroups > 1 and not schedule.swap_ab and schedule.split_k == 1 and halves
 
 
@@ -118,7 +128,8 @@ def bursts(schedule: Schedule, hint: int | None, operands: Operands) -> int:
         return 0
     rows, columns = rows_and_columns(schedule)
     if not schedule.promotion_overlap:
-        return BURST_WAVES if rows > hw.WGMMA_ROWS * schedule.math_warpgroups else BURST_ALONE
+        waves = rows > hw.WGMMA_ROWS * schedule.math_warpgroups
+        return BURST_WAVES if waves or schedule.deal_columns else BURST_ALONE
     return BURST_WIDE if columns >= WIDE_COLUMNS else BURST_NARROW
 
 
