@@ -16,7 +16,8 @@ from gemmgen.spec import load_spec
 
 @pytest.mark.parametrize("name", LEVERS)
 def test_some_recorded_shape_uses_it_and_can_do_without(name: str):
-    shapes = [(1, 576, 7168), (128, 576, 7168), (4096, 7168, 16384), (4096, 24576, 1536)]
+    shapes = [(1, 576, 7168), (64, 4096, 7168), (128, 576, 7168), (1024, 2112, 7168), (4096, 7168, 16384)]
+    shapes += [(4096, 24576, 1536)]
     found = [
         pair for m, n, k in shapes
         if (pair := switched_off(load_spec("fp8_gemm_nt").bind(N=n, K=k), m, LEVERS[name])) is not None

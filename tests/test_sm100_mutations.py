@@ -136,7 +136,7 @@ MUTANTS: dict[str, str] = {
     "a product of another stage": changed("tmem + parts_1.stage * 64", "tmem + (1 - parts_1.stage) * 64"),
     "staging overwritten while it is stored": dropped("if (threadIdx.x % 128 == 0) tma_store_wait_read"),
     "staging not published": dropped("fence_async_shared();"),
-    "stores not drained": dropped("if (threadIdx.x % 128 == 0) tma_store_drain"),
+    "stores not drained": dropped("if (threadIdx.x % 128 == 0) tma_store_wait_read", 1),
 }  # fmt: skip
 
 SUMS_MUTANTS: dict[str, str] = {

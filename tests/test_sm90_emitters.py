@@ -372,7 +372,7 @@ if (steps > 0) {
         ),
         ("swapped", "tma_store", 0, ("n0 + warpgroup * 64, m0);",)),
         ("plain", "store_commit", 0, ("tma_store_commit();",)),
-        ("plain", "store_drain", 0, ("tma_store_drain();",)),
+        ("plain", "store_drain", 0, ("tma_store_wait_read();",)),
         ("split_k_swapped", "group_sync", 0, ("named_barrier_sync(2, 128);",)),
         ("split_k_swapped", "write_partial", 0, ("i < 16;", "element_row * 1 + element_col * 68")),
         (

@@ -285,8 +285,8 @@ def _store_commit(op: ops.StoreCommitOp, module: Module) -> Emission:
 
 @emits(ops.StoreDrainOp, TARGET)
 def _store_drain(op: ops.StoreDrainOp, module: Module) -> Emission:
-    return statement("if (threadIdx.x % 128 == 0) tma_store_drain();", "shared memory lives until all stores are done",
-                     "tma_store_sync")  # fmt: skip
+    return statement("if (threadIdx.x % 128 == 0) tma_store_wait_read();",
+                     "shared memory lives until the stores have read it", "tma_store_sync")  # fmt: skip
 
 
 @emits(ops.StoreDirectOp, TARGET)

@@ -361,7 +361,10 @@ class StoreCommitOp(Sm90Op):
 @register_op
 @dataclass(frozen=True)
 class StoreDrainOp(Sm90Op):
-    """Wait until every TMA store of this warpgroup is complete; shared memory must live until then."""
+    """Wait until every TMA store of this warpgroup has read shared memory, which must live until then.
+
+    What they write is there when the launch ends, for all who wait for it.
+    """
 
     NAME: ClassVar[str] = "sm90.store_drain"
 

@@ -183,15 +183,10 @@ __device__ __forceinline__ void tma_store_commit()
     asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
 
-// Shared memory of all groups has been read; it may be written again.
+// Shared memory of all groups has been read; it may be written again, or go.
 __device__ __forceinline__ void tma_store_wait_read()
 {
     asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
-}
-
-__device__ __forceinline__ void tma_store_drain()
-{
-    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 
 // d += a · bᵀ
@@ -381,7 +376,7 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
             }
             if (threadIdx.x % 128 == 0) tma_store_commit();  // these stores are one group [sm90.store_commit]
         }
-        if (threadIdx.x % 128 == 0) tma_store_drain();  // shared memory lives until all stores are done [sm90.store_drain]
+        if (threadIdx.x % 128 == 0) tma_store_wait_read();  // shared memory lives until the stores have read it [sm90.store_drain]
     } else if (warp >= 8 && warp <= 11) {
         // ---- load and scales: warps 8 to 11 [sm90.warps]
         give_registers<40>();  // give registers to the multiplying warps [sm90.set_registers]

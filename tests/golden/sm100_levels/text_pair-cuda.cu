@@ -211,15 +211,10 @@ __device__ __forceinline__ void tma_store_commit()
     asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
 
-// Shared memory of all groups has been read; it may be written again.
+// Shared memory of all groups has been read; it may be written again, or go.
 __device__ __forceinline__ void tma_store_wait_read()
 {
     asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
-}
-
-__device__ __forceinline__ void tma_store_drain()
-{
-    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 
 // Run by a whole warp; nobody in this CTA allocates again.
@@ -345,7 +340,7 @@ fp8_gemm_nt(const __grid_constant__ TensorMap tma_d, const __grid_constant__ Ten
             }
             if (threadIdx.x % 128 == 0) tma_store_commit();  // these stores are one group [sm100.store_commit]
         }
-        if (threadIdx.x % 128 == 0) tma_store_drain();  // shared memory lives until all stores are done [sm100.store_drain]
+        if (threadIdx.x % 128 == 0) tma_store_wait_read();  // shared memory lives until the stores have read it [sm100.store_drain]
     } else if (warp == 8 && elect_one()) {
         // ---- load: one thread of warp 8 [sm100.warps]
         RingCursor cursor;  // this role's place in the ring [sm100.cursor]
