@@ -1,8 +1,9 @@
 """What Hopper kernels cost: the numbers of the time model, and where each comes from. ``heuristics.py`` uses them.
 
-The FP8 tables were fitted by ``benchmarks/fit_costs.py`` to sweeps of 85 shapes on an H200 (2026-11-20, 132 SMs, driver
-580). The last of them is recorded (``benchmarks/results/2026-11-20_h200_sweep.json``), with 40 more shapes that nothing
-was fitted to. Cells that no row is about are from an earlier sweep of older kernels.
+The FP8 tables were fitted by ``benchmarks/fit_costs.py`` to sweeps of 85 shapes on H200s (2026-11-20, 132 SMs, driver
+580), then changed by hand where two tiles are near each other. The last sweep is recorded
+(``benchmarks/results/2026-11-20_h200_sweep.json``), with 40 more shapes that nothing was fitted to. Cells that no row
+is about are from an earlier sweep of older kernels.
 """
 
 from __future__ import annotations
