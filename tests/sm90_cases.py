@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -48,6 +49,19 @@ def emulated(
         num_sms=NUM_SMS, seed=seed, schedule=schedule, source=text,
     )  # fmt: skip
     return report, operands["d"], relative_difference(operands["d"].astype(np.float32), expected)
+
+
+def check_same_bits(kernels: Iterable[Kernel], schedules: Iterable[str] = SCHEDULES) -> None:
+    """Assert that kernels of one case are right, that nothing is reported, and that D is the same to the bit."""
+    kernels = list(kernels)
+    for schedule in schedules:
+        bits = []
+        for kernel in kernels:
+            report, d, difference = emulated(kernel, schedule)
+            assert report.ok, str(report)
+            assert difference < TOLERANCE
+            bits.append(d.view(np.uint16))
+        assert all(np.array_equal(bits[0], other) for other in bits[1:])
 
 
 def caught(found: Kernel, mutant: str) -> bool:

@@ -58,10 +58,11 @@ class EpilogueStagingPass(Pass):
         staged = map_ops(module, stage)
         return staged.replace(body=Region((), (*tiles.take(), *staged.body.ops)))
 
+    def stages_rows(self, columns: int, bits: int) -> bool:
+        """Whether the copy engine should store rows of so many elements, and its clipping keeps within them."""
+        return bits <= self.staged_bits and columns * bits % (8 * self.store_granule_bytes) == 0
+
     def _stages(self, op: StoreOp) -> bool:
-        """Whether the copy engine should store, and its clipping keeps within the rows of the matrix."""
         dest = mem(op.dest)
-        columns, bits = dest.shape[1], dest.dtype.bits
-        if not isinstance(columns, int) or bits > self.staged_bits:
-            return False
-        return columns * bits % (8 * self.store_granule_bytes) == 0
+        columns = dest.shape[1]
+        return isinstance(columns, int) and self.stages_rows(columns, dest.dtype.bits)

@@ -79,11 +79,11 @@ def _pays_ahead(schedule: Schedule) -> bool:
     Three, of columns that are dealt in as many runs, come with every step where promotion does not overlap.
     """
     rows, columns = schedule.tile[:2]
-    halves = columns % (SCALE_BLOCK // 2) == 0 or columns > SCALE_BLOCK
+    few = columns % (SCALE_BLOCK // 2) == 0 or columns > SCALE_BLOCK
     if schedule.deal_columns:
         one_fragment = rows == hw.WGMMA_ROWS * schedule.math_warpgroups and columns <= SCALE_BLOCK
-        halves = one_fragment or len(column_runs(columns, SCALE_BLOCK)) < FEW_RUNS
-    return schedule.math_warpgroups > 1 and not schedule.swap_ab and schedule.split_k == 1 and halves
+        few = one_fragment or len(column_runs(columns, SCALE_BLOCK)) < FEW_RUNS
+    return schedule.math_warpgroups > 1 and not schedule.swap_ab and schedule.split_k == 1 and few
 
 
 def overlaps(schedule: Schedule, hint: bool | None, operands: Operands) -> bool:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gemmgen.backends.sm90 import hardware as hw
+from gemmgen.passes.epilogue_staging import EpilogueStagingPass
 from gemmgen.schedule import Schedule
 from gemmgen.spec.model import GemmSpec
 from gemmgen.spec.vocabulary import DTYPES, rows_contiguous
 
 STEP_BYTES = hw.SWIZZLE_BYTES
 """A step of K is one swizzle span of every operand: 128 elements of FP8, 64 of 16 bits."""
-
-D_STAGED_BYTES = 2
-"""Bytes of an element of D whose tiles go through shared memory; wider ones fill whole sectors anyway."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,7 @@ class Operands:
     @property
     def staged(self) -> bool:
         """Whether tiles of D are known to leave through shared memory, by the copy engine."""
-        whole = self.columns * self.d_item_bytes % hw.STORE_GRANULE_BYTES == 0
-        return self.columns > 0 and self.d_item_bytes == D_STAGED_BYTES and whole
+        return self.columns > 0 and EpilogueStagingPass().stages_rows(self.columns, 8 * self.d_item_bytes)
 
     @property
     def step_k(self) -> int:

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 
 from gemmgen.backends.sm90 import hardware as hw
 from gemmgen.backends.sm90.math_ops import PromoteRowsOp, TmaStoreOp
-from gemmgen.backends.sm90.ops import CopyScalesOp, KLoopOp, KOverlapOp, TileLoopOp, TmaLoadOp
+from gemmgen.backends.sm90.ops import CopyScalesOp, TileLoopOp, TmaLoadOp
 from gemmgen.backends.sm90.sites import Program
 from gemmgen.errors import IRError
 from gemmgen.ir.core import Op, Value
 from gemmgen.ir.tile_ops import check_runs, extents
 from gemmgen.ir.verifier import fail
-
-Loads = dict[tuple[str, TileLoopOp | None, KLoopOp | KOverlapOp | None], list[TmaLoadOp]]
 
 
 def check_column_runs(program: Program) -> None:
@@ -28,9 +26,9 @@ def check_column_runs(program: Program) -> None:
         _check_loop(op, loops[0].runs)
         if op.runs:
             dealt[op.body.args[1]] = op.runs
-    loads: Loads = {}
+    loads: dict[tuple[str, int], list[TmaLoadOp]] = {}
     for site, op in program.all(TmaLoadOp):
-        loads.setdefault((op.area, site.tiles, site.steps), []).append(op)
+        loads.setdefault((op.area, id(site.steps)), []).append(op)
     for found in loads.values():
         _check_loads(program, found, dealt.get(found[0].row, ()))
     for site in program.sites:
